@@ -1,0 +1,316 @@
+//! [`Policy`]: what one server may do, after every default has been filled in and every text understood.
+//!
+//! Nothing here can be wrong on its own: the types are made by `resolve`, which checks what they say against
+//! each other. None of the security types has a `Default`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::digest::Digest;
+use crate::name::{SecretName, ServerName};
+use crate::size::{ByteSize, Cpus};
+use crate::tools::Tools;
+
+/// What one server may do: the policy file, resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// The server's name; the first half of `server__tool` at the gateway.
+    pub server: ServerName,
+    /// Which image runs, and why it is trusted.
+    pub image: ImagePolicy,
+    /// The arguments that replace the image's `Cmd`; `None` keeps the image's.
+    pub args: Option<Vec<String>>,
+    /// Variables added to the image's environment, by name. Never holds a variable that the loader acts on.
+    pub environment: BTreeMap<String, String>,
+    /// What the server sees of the host's files.
+    pub filesystem: Filesystem,
+    /// The secrets that reach the server, and how. The values are never in a policy.
+    pub secrets: Vec<SecretGrant>,
+    /// Which system calls the server may make.
+    pub syscalls: Syscalls,
+    /// How much of the host the server may use.
+    pub limits: Limits,
+    /// Which tools clients may call.
+    pub tools: Tools,
+    /// When the server starts, and how long starting and stopping may take.
+    pub lifecycle: Lifecycle,
+    /// The protections without which the server may still run on a host that cannot give them.
+    pub accept_degraded: BTreeSet<Degradation>,
+}
+
+/// Which image runs, and why it is trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImagePolicy {
+    /// The image's name, `name:tag` or `name`, never with a digest.
+    pub reference: String,
+    /// The manifest's digest, when the policy pins it.
+    pub digest: Option<Digest>,
+    /// Why the image is trusted.
+    pub trust: ImageTrust,
+}
+
+/// Why an image is trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageTrust {
+    /// Any one of these signed it. Never empty.
+    SignedBy(Vec<Signer>),
+    /// Nobody needs to have signed it.
+    Unsigned {
+        /// Why that is acceptable, in the author's words; written to the audit log. One line, never empty.
+        reason: String,
+    },
+}
+
+/// Somebody whose signature makes an image trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signer {
+    /// The holder of a private key.
+    Key {
+        /// Where the public key is.
+        key: KeySource,
+        /// Whether the signature must be in a transparency log.
+        tlog: Tlog,
+    },
+}
+
+/// Where a public key is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeySource {
+    /// A PEM file; a relative path is relative to the folder of the policy file.
+    File(PathBuf),
+    /// The PEM text itself, `-----BEGIN PUBLIC KEY-----` to `-----END PUBLIC KEY-----`. Its base64 is not
+    /// checked here.
+    Pem(String),
+}
+
+/// Whether a signature must be in a transparency log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tlog {
+    /// A signature is enough without one.
+    Optional,
+}
+
+/// What the server sees of the host's files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Filesystem {
+    /// The host's files and directories in the sandbox. No target is equal to or inside another one.
+    pub mounts: Vec<MountGrant>,
+}
+
+/// One file or directory of the host in the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MountGrant {
+    /// The path on the host as written: absolute, or beginning with `~/`. Has no `..`.
+    pub source: PathBuf,
+    /// The path in the sandbox: absolute, normalised, clear of `/proc`, `/dev`, `/sys`, `/tmp` and
+    /// `/run/secrets`.
+    pub target: PathBuf,
+    /// Whether the server may write there.
+    pub access: Access,
+}
+
+/// What a mount may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Reading and listing.
+    ReadOnly,
+    /// Also writing, creating and removing, with the rights of the user who runs palisade.
+    ReadWrite,
+}
+
+/// One secret that reaches the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SecretGrant {
+    /// The name under which the secret is given to palisade.
+    pub name: SecretName,
+    /// How the server gets it.
+    pub delivery: SecretDelivery,
+}
+
+/// How a server gets a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecretDelivery {
+    /// As an environment variable, which is not in `environment` and no other secret's.
+    Env {
+        /// The variable's name.
+        variable: String,
+    },
+    /// As a read-only file.
+    File {
+        /// The file in the sandbox, directly in `/run/secrets/`; no other secret's.
+        path: PathBuf,
+    },
+}
+
+/// Which system calls the server may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Syscalls {
+    /// The list of calls for the server's kind of program.
+    pub baseline: Baseline,
+}
+
+/// A list of system calls for one kind of program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Baseline {
+    /// Compiled programs: Go, Rust, C.
+    Static,
+    /// Node.js.
+    Node,
+    /// Python.
+    Python,
+}
+
+/// How much of the host the server and everything that it starts may use, together unless it says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Memory, in bytes.
+    pub memory: ByteSize,
+    /// Processor time, in thousandths of one processor.
+    #[serde(rename = "cpus_milli")]
+    pub cpus: Cpus,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Open descriptors of one process.
+    pub open_files: u32,
+    /// The longest file that one process may write, in bytes.
+    pub file_size: ByteSize,
+    /// The size of `/tmp`, in bytes.
+    pub tmp: ByteSize,
+}
+
+/// When the server starts, and how long starting and stopping may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Lifecycle {
+    /// When the server starts.
+    pub start: Start,
+    /// From launch to the answer to `initialize`. Whole milliseconds.
+    #[serde(rename = "start_timeout_ms", serialize_with = "whole_milliseconds")]
+    pub start_timeout: Duration,
+    /// From end of input to SIGTERM, and from there to SIGKILL. Whole milliseconds.
+    #[serde(rename = "stop_timeout_ms", serialize_with = "whole_milliseconds")]
+    pub stop_timeout: Duration,
+}
+
+/// When a server starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// When a client first needs it.
+    OnDemand,
+    /// Together with the gateway.
+    AtStart,
+}
+
+/// A protection that some hosts cannot give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Degradation {
+    /// The memory limit, without a delegated cgroup.
+    Memory,
+    /// The processor limit, without a delegated cgroup.
+    Cpus,
+    /// The limit of processes and threads, without a delegated cgroup.
+    Pids,
+    /// Landlock, on kernels that lack it or have it switched off.
+    Landlock,
+}
+
+/// Why a policy has no canonical JSON.
+#[derive(Debug, thiserror::Error)]
+#[error("the policy cannot be written as JSON")]
+pub struct CanonicalJsonError {
+    /// What was in the way: a path that is not UTF-8, which no parsed policy has.
+    #[source]
+    pub source: serde_json::Error,
+}
+
+impl CanonicalJsonError {
+    /// The way out: none, since a policy made by parsing a file never fails here.
+    pub fn hint(&self) -> Option<String> {
+        None
+    }
+}
+
+impl Policy {
+    /// The policy as JSON with sorted keys, no white space and no fractions: equal policies, and only those,
+    /// give equal bytes, so their digest names the policy (the idea of RFC 8785, with integers alone).
+    pub fn to_canonical_json(&self) -> Result<String, CanonicalJsonError> {
+        let mut value = serde_json::to_value(self).map_err(|source| CanonicalJsonError { source })?;
+        value.sort_all_objects();
+        Ok(value.to_string())
+    }
+}
+
+fn whole_milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u128(duration.as_millis())
+}
+
+/// The numbers that hold where a policy says nothing, and the ranges in which it may say something else.
+pub mod defaults {
+    use std::ops::RangeInclusive;
+    use std::time::Duration;
+
+    use super::{Access, Baseline, ByteSize, Cpus, Start};
+
+    /// `limits.memory`: room for an interpreter and its libraries several times over, on a host with a few
+    /// GiB.
+    pub const MEMORY: ByteSize = ByteSize::mebibytes(512);
+    /// `limits.cpus`: one processor, so that no server takes the whole host.
+    pub const CPUS: Cpus = Cpus::from_milli(1_000);
+    /// `limits.pids`: node starts about a dozen threads, and a server may start a few programs of its own.
+    pub const PIDS: u32 = 64;
+    /// `limits.open_files`: half of the usual soft limit (1,024).
+    pub const OPEN_FILES: u32 = 512;
+    /// `limits.file_size`: enough for a repository's pack file, less than what fills a disk.
+    pub const FILE_SIZE: ByteSize = ByteSize::gibibytes(1);
+    /// `limits.tmp`: an eighth of the memory, since what lies there counts as memory.
+    pub const TMP: ByteSize = ByteSize::mebibytes(64);
+    /// `lifecycle.start`.
+    pub const START: Start = Start::OnDemand;
+    /// `lifecycle.start_timeout`: the official TypeScript client gives up on a request after 60 s; half of
+    /// that leaves time to say why.
+    pub const START_TIMEOUT: Duration = Duration::from_secs(30);
+    /// `lifecycle.stop_timeout`: half of what `docker stop` gives, for servers without state of their own.
+    pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+    /// `filesystem.mounts[].access`.
+    pub const ACCESS: Access = Access::ReadOnly;
+    /// `syscalls.baseline`: the shortest list.
+    pub const BASELINE: Baseline = Baseline::Static;
+
+    /// Range of `limits.memory`: below 8 MiB the reaper and an empty program do not fit; above 1 TiB it is a
+    /// typing error.
+    pub const MEMORY_RANGE: RangeInclusive<ByteSize> = ByteSize::mebibytes(8)..=ByteSize::gibibytes(1024);
+    /// Range of `limits.cpus`: 0.1 is the least with which a server still starts in time.
+    pub const CPUS_RANGE: RangeInclusive<Cpus> = Cpus::from_milli(100)..=Cpus::from_milli(64_000);
+    /// Least of `limits.pids`: the reaper and the server itself.
+    pub const PIDS_MIN: u32 = 2;
+    /// Most of `limits.pids`: the kernel's usual number of process ids (`pid_max` of a 32-bit table).
+    pub const PIDS_MAX: u32 = 32_768;
+    /// Least of `limits.open_files`: the three standard streams and a loader's handful.
+    pub const OPEN_FILES_MIN: u32 = 16;
+    /// Most of `limits.open_files`: the kernel's default ceiling, `fs.nr_open`.
+    pub const OPEN_FILES_MAX: u32 = 1_048_576;
+    /// Range of `limits.file_size`: from one page to 16 TiB, the longest file of ext4.
+    pub const FILE_SIZE_RANGE: RangeInclusive<ByteSize> =
+        ByteSize::kibibytes(4)..=ByteSize::gibibytes(16_384);
+    /// Range of `limits.tmp`: from one page to as much as `limits.memory` can be.
+    pub const TMP_RANGE: RangeInclusive<ByteSize> = ByteSize::kibibytes(4)..=ByteSize::gibibytes(1024);
+    /// Range of `lifecycle.start_timeout`: nothing real answers within 100 ms; nobody waits longer than ten
+    /// minutes.
+    pub const START_TIMEOUT_RANGE: RangeInclusive<Duration> =
+        Duration::from_millis(100)..=Duration::from_mins(10);
+    /// Range of `lifecycle.stop_timeout`: the gateway waits for it when it ends, so one minute at most.
+    pub const STOP_TIMEOUT_RANGE: RangeInclusive<Duration> =
+        Duration::from_millis(100)..=Duration::from_mins(1);
+}

@@ -1,0 +1,157 @@
+//! From an OCI image layout to the store.
+//!
+//! The layout is a directory or an uncompressed tar archive of one. Its `index.json` leads to a
+//! manifest for this host's platform; configuration and layers are stored as they are, each checked by
+//! size and digest while it is read; signature manifests that lie beside the image (tags of the form
+//! `sha256-<hex>.sig`) come along. The name is written last, so an interrupted import leaves nothing
+//! that has a name.
+//!
+//! Nothing is verified here beyond digests: who made the image is for [`mod@crate::verify`].
+
+mod error;
+mod select;
+mod source;
+
+use std::path::Path;
+
+use palisade_policy::Digest;
+use serde::Serialize;
+
+pub use error::ImportError;
+use select::Selected;
+use source::Source;
+
+use crate::Store;
+use crate::document::{Configuration, Entry, Manifest, SignatureManifest};
+use crate::limits::{DOCUMENT_BYTES_MAX, PAYLOAD_BYTES_MAX, SIGNATURE_MANIFESTS_MAX};
+use crate::name::ImageName;
+use crate::store::{Expected, Record, Staging};
+
+/// What an import stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Imported {
+    /// The manifest for this host's platform.
+    pub manifest: Digest,
+    /// The index that it was chosen from, when the image has one.
+    pub index: Option<Digest>,
+    /// Number of layers.
+    pub layers: usize,
+    /// Bytes of configuration and compressed layers.
+    pub size_bytes: u64,
+    /// Signature manifests found in the layout for this image.
+    pub signatures: usize,
+}
+
+impl Store {
+    /// Stores the image in the layout at `source` and gives it `name`.
+    pub fn import(&self, source: &Path, name: &ImageName) -> Result<Imported, ImportError> {
+        let source = Source::open(source)?;
+        let top = source.read("index.json", DOCUMENT_BYTES_MAX)?;
+        let entries = crate::document::parse_index(&top, None)?;
+        let selected = select::select(&source, &entries, name)?;
+
+        let _lock = self.lock_shared()?;
+        let staging = self.stage()?;
+        let import = Import { store: self, staging: &staging, source: &source };
+        let manifest = import.image(&selected)?;
+        let signatures = import.signatures(&entries, &selected)?;
+        let record = selected.record();
+        self.write_name(&staging, name, &record)?;
+        Ok(Imported {
+            manifest: record.manifest,
+            index: record.index,
+            layers: manifest.layers.len(),
+            size_bytes: manifest.blobs().fold(0, |sum, blob| sum.saturating_add(blob.size)),
+            signatures,
+        })
+    }
+}
+
+struct Import<'a> {
+    store: &'a Store,
+    staging: &'a Staging<'a>,
+    source: &'a Source,
+}
+
+impl Import<'_> {
+    fn image(&self, selected: &Selected) -> Result<Manifest, ImportError> {
+        if let Some(index) = &selected.index {
+            self.blob(index)?;
+        }
+        let bytes = self.source.document(&selected.manifest)?;
+        let manifest = Manifest::parse(&bytes, Some(&selected.media_type))?;
+        let config = Configuration::parse(&self.source.document(&manifest.config)?)?;
+        config.check_against(&manifest)?;
+        select::check_platform(&config)?;
+        self.blob(&selected.manifest)?;
+        for blob in manifest.blobs() {
+            self.blob(blob)?;
+        }
+        Ok(manifest)
+    }
+
+    /// Signatures of the manifest, or of the index that it was chosen from.
+    fn signatures(&self, entries: &[Entry], selected: &Selected) -> Result<usize, ImportError> {
+        let mut count = 0_usize;
+        for entry in entries {
+            for subject in
+                selected.record().digests().filter(|subject| speaks_about(entry, subject, selected))
+            {
+                count = count.saturating_add(1);
+                if count > SIGNATURE_MANIFESTS_MAX {
+                    return Err(ImportError::TooManySignatures);
+                }
+                self.signature(entry, subject)?;
+            }
+        }
+        Ok(count)
+    }
+
+    fn signature(&self, entry: &Entry, subject: &Digest) -> Result<(), ImportError> {
+        let manifest = SignatureManifest::parse(&self.source.document(&entry.blob)?)?;
+        for blob in manifest.blobs() {
+            let max =
+                if blob.digest == manifest.config.digest { DOCUMENT_BYTES_MAX } else { PAYLOAD_BYTES_MAX };
+            if blob.size > max {
+                return Err(ImportError::BlobTooLarge { digest: blob.digest.clone(), size: blob.size, max });
+            }
+            self.blob(blob)?;
+        }
+        self.blob(&entry.blob)?;
+        Ok(self.store.add_signature(subject, &entry.blob.digest)?)
+    }
+
+    fn blob(&self, expected: &Expected) -> Result<(), ImportError> {
+        let mut reader = self.source.open_blob(expected)?;
+        self.store
+            .put_blob(self.staging, expected, &mut reader)
+            .map_err(|error| ImportError::of_blob(expected, error))
+    }
+}
+
+/// Whether an entry of the layout holds signatures of `subject`: by cosign's tag in a registry, or by
+/// the mark that `cosign save` makes, which belongs to the one image of its layout.
+fn speaks_about(entry: &Entry, subject: &Digest, selected: &Selected) -> bool {
+    let by_tag = entry.tag.as_ref().is_some_and(|tag| {
+        // A layout may hold whole references; the tag is what follows the last colon.
+        let tag = tag.rsplit(':').next().unwrap_or(tag);
+        tag.strip_prefix("sha256-").and_then(|tag| tag.strip_suffix(".sig")) == Some(subject.hex())
+    });
+    let by_kind =
+        entry.cosign_kind.as_deref() == Some("dev.cosignproject.cosign/sigs") && selected.is_top(subject);
+    by_tag || by_kind
+}
+
+impl Selected {
+    fn record(&self) -> Record {
+        Record {
+            manifest: self.manifest.digest.clone(),
+            index: self.index.as_ref().map(|index| index.digest.clone()),
+        }
+    }
+
+    /// Whether `digest` is what the layout's own index names.
+    fn is_top(&self, digest: &Digest) -> bool {
+        self.index.as_ref().map_or(&self.manifest.digest, |index| &index.digest) == digest
+    }
+}

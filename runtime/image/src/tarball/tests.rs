@@ -1,0 +1,43 @@
+use super::*;
+
+fn records(bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TarFault> {
+    let mut rest = bytes;
+    let mut found = Vec::new();
+    while !rest.is_empty() {
+        let (key, value, after) = pax_record(rest)?;
+        found.push((key.to_vec(), value.to_vec()));
+        rest = after;
+    }
+    Ok(found)
+}
+
+#[test]
+fn pax_records_are_cut_by_their_length_not_by_newlines() {
+    let found = records(b"13 path=a\nb=\n6 k=v\n").unwrap();
+    assert_eq!(found, [(b"path".to_vec(), b"a\nb=".to_vec()), (b"k".to_vec(), b"v".to_vec())]);
+}
+
+#[test]
+fn malformed_pax_records_are_refused() {
+    for bad in [
+        &b"path=a\n"[..],
+        b"99 path=a\n",
+        b"8 path=a\n",
+        b"10 path=a!",
+        b"0 \n",
+        b"3 \n",
+        b"-1 path=a\n",
+        b"8 patha\n",
+        b"18446744073709551616 a=b\n",
+        b"\n",
+    ] {
+        assert!(records(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+    }
+}
+
+#[test]
+fn long_names_lose_one_nul_and_keep_others_to_be_refused() {
+    assert_eq!(long_name(b"name\0"), b"name");
+    assert_eq!(long_name(b"name"), b"name");
+    assert_eq!(long_name(b"na\0me\0"), b"na\0me");
+}

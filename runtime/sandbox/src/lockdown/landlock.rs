@@ -1,0 +1,86 @@
+//! Step 5: the Landlock domain, a second wall inside the mount namespace.
+//!
+//! It says again what the mounts say, with other code: should a mount flag be wrong or a path trick
+//! reach a place that is writable, writing still stops here. Every right of the spec's ABI is
+//! handled and must be fully enforced; TCP is handled with no port allowed, so that a server which
+//! found its way into another network namespace could still not connect.
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+};
+
+use super::LockdownError;
+use super::privileges::NoNewPrivileges;
+use crate::spec::{LandlockAccess, LandlockLine, LandlockRule};
+
+/// The domain is in force, or the policy gave it up on a kernel without Landlock.
+#[derive(Debug)]
+pub(super) struct Walled(());
+
+const STEP: &str = "restricting with Landlock";
+
+/// The ABI that handles TCP (Linux 6.7).
+const NETWORK: u32 = 4;
+
+pub(super) fn restrict(_stuck: NoNewPrivileges, line: &LandlockLine) -> Result<Walled, LockdownError> {
+    if line.abi == 0 {
+        return Ok(Walled(()));
+    }
+    let abi = abi(line.abi);
+    let failed = |error: landlock::RulesetError| LockdownError::new(STEP, error);
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(abi))
+        .map_err(failed)?;
+    if line.abi >= NETWORK {
+        ruleset = ruleset.handle_access(AccessNet::from_all(abi)).map_err(failed)?;
+    }
+    if line.scoped {
+        ruleset = ruleset.scope(Scope::from_all(abi)).map_err(failed)?;
+    }
+    let mut created = ruleset.create().map_err(failed)?;
+    for rule in &line.rules {
+        let path = PathFd::new(&rule.path)
+            .map_err(|error| LockdownError::new(STEP, format!("{}: {error}", rule.path.display())))?;
+        created = created.add_rule(PathBeneath::new(path, rights(rule, abi))).map_err(failed)?;
+    }
+    let status = created.restrict_self().map_err(failed)?;
+    match (status.ruleset, status.no_new_privs) {
+        (RulesetStatus::FullyEnforced, true) => Ok(Walled(())),
+        (found, _) => Err(LockdownError::new(STEP, format!("the ruleset is {found:?}"))),
+    }
+}
+
+fn rights(rule: &LandlockRule, abi: ABI) -> BitFlags<AccessFs> {
+    let device = AccessFs::ReadFile | AccessFs::WriteFile;
+    let all_but_devices = AccessFs::from_all(abi)
+        & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev | AccessFs::Execute);
+    match rule.access {
+        LandlockAccess::ReadExecute => AccessFs::Execute | AccessFs::ReadFile | AccessFs::ReadDir,
+        LandlockAccess::Device => device,
+        LandlockAccess::ReadWrite if is_file(rule) => (device | AccessFs::Truncate) & all_but_devices,
+        LandlockAccess::ReadWrite => all_but_devices,
+    }
+}
+
+/// The kernel refuses rights of directories on a file.
+fn is_file(rule: &LandlockRule) -> bool {
+    nix::sys::stat::stat(&rule.path).is_ok_and(|stat| {
+        nix::sys::stat::SFlag::S_IFMT.bits() & stat.st_mode != nix::sys::stat::SFlag::S_IFDIR.bits()
+    })
+}
+
+fn abi(version: u32) -> ABI {
+    match version {
+        1 => ABI::V1,
+        2 => ABI::V2,
+        3 => ABI::V3,
+        4 => ABI::V4,
+        5 => ABI::V5,
+        6 => ABI::V6,
+        7 => ABI::V7,
+        8 => ABI::V8,
+        _ => ABI::V9,
+    }
+}

@@ -1,0 +1,61 @@
+//! Secrets, on the last stretch: from the pipe into the environment or a file on a tmpfs.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use palisade_sys::dir::{Dir, read_all_bounded};
+use zeroize::Zeroizing;
+
+use super::{LockdownError, Plan};
+use crate::secret::{SECRET_MAX_BYTES, Secrets};
+use crate::spec::{SECRETS_DIR, SecretPlace};
+
+const STEP: &str = "delivering secrets";
+
+/// 32 secrets, the most that a policy may declare, with their names.
+const PIPE_MAX: usize = 33 * SECRET_MAX_BYTES;
+
+/// Reads the secrets, writes those that go into files, and returns the whole environment.
+pub(super) fn deliver(plan: &Plan) -> Result<Vec<CString>, LockdownError> {
+    let failed = |error: std::io::Error| LockdownError::new(STEP, error);
+    let pipe = plan.secrets.try_clone().map_err(failed)?;
+    let limit = u64::try_from(PIPE_MAX).unwrap_or(u64::MAX);
+    let bytes = Zeroizing::new(read_all_bounded(File::from(pipe), limit).map_err(failed)?);
+    let secrets = Secrets::decode(&bytes).map_err(|error| LockdownError::new(STEP, error))?;
+
+    let mut environment = Vec::new();
+    for (name, value) in &plan.spec.environment {
+        environment.push(variable(name, value.as_bytes())?);
+    }
+    for line in &plan.spec.secrets {
+        let secret = secrets
+            .get(&line.name)
+            .ok_or_else(|| LockdownError::new(STEP, format!("`{}` did not arrive", line.name)))?;
+        match &line.delivery {
+            SecretPlace::Env(name) => environment.push(secret.expose(|value| variable(name, value))?),
+            SecretPlace::File(path) => secret.expose(|value| write_file(path, value)).map_err(failed)?,
+        }
+    }
+    Ok(environment)
+}
+
+fn variable(name: &str, value: &[u8]) -> Result<CString, LockdownError> {
+    let pair = [name.as_bytes(), b"=", value].concat();
+    CString::new(pair)
+        .map_err(|_nul| LockdownError::new(STEP, format!("the variable `{name}` holds a NUL byte")))
+}
+
+/// Landlock, which comes after this, gives the server no right to write there.
+fn write_file(path: &Path, value: &[u8]) -> std::io::Result<()> {
+    let below = path.strip_prefix(SECRETS_DIR).map_err(std::io::Error::other)?;
+    let mut dir = Dir::open_ambient(Path::new(SECRETS_DIR))?;
+    if let Some(parent) = below.parent() {
+        for part in parent {
+            dir = dir.ensure_dir(Path::new(part), 0o700)?;
+        }
+    }
+    let name = below.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+    dir.create_file(Path::new(name), 0o400)?.write_all(value)
+}

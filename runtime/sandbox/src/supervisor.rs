@@ -1,0 +1,180 @@
+//! Keeper and supervisor: the two processes between the gateway and a sandbox.
+//!
+//! The **keeper** is what the gateway starts. It stays outside every namespace, so it can do the
+//! two things that cannot be done from inside: write the id map of the supervisor's user namespace,
+//! and remove the cgroup when all is over. It parses nothing but the gateway's first message.
+//!
+//! The **supervisor** is its child. It gives up its privileges in two moves and then launches:
+//!
+//! ```text
+//!              as an ordinary user                  as root
+//! 1  enter     user + mount namespace               mount namespace
+//! 2  stage     the same: a root of its own with nothing of the host but the policy's mounts
+//! 3  give up   (done in 1)                          user namespace, ids that belong to nobody
+//! 4  launch    the same: libcontainer, our executor
+//! 5  watch     the same: the control socket, pid 1
+//! ```
+//!
+//! Root stays root for move 2 because only the owner of a 0700 store or home directory can look
+//! into it; it is given up before libcontainer touches the image.
+//!
+//! Death goes downwards: each process asks the kernel to be killed when its parent dies
+//! (`PR_SET_PDEATHSIG`), pid 1's end takes the pid namespace with it, and mounts, tmpfs and sockets
+//! live in namespaces that end with their last process. What the kernel does not end by itself, the
+//! cgroup directories, the keeper removes; if the keeper is killed too, the next keeper does.
+
+mod cgroup;
+mod identity;
+mod launch;
+mod oci;
+pub mod stage;
+mod watch;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use palisade_sys::process::{Fork, exit_now, fork_single_threaded};
+
+use crate::protocol::{self, Failure, FailureKind, Launch, LaunchFds, Reply, Request};
+use crate::spec::MountKind;
+use cgroup::Cgroup;
+use identity::Keeper;
+
+/// The hidden subcommand that the gateway starts.
+pub const ROLE: &str = "__supervise";
+
+/// A step that failed, before it is known what to say of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {message}")]
+pub(crate) struct StepError {
+    step: &'static str,
+    message: String,
+}
+
+impl StepError {
+    pub(crate) fn new(step: &'static str, message: impl ToString) -> Self {
+        Self { step, message: message.to_string() }
+    }
+
+    fn failure(&self) -> Failure {
+        Failure { step: self.step.into(), message: self.message.clone(), kind: FailureKind::Host }
+    }
+}
+
+/// Names the step that an I/O error belongs to.
+pub(crate) trait During<T> {
+    fn during(self, step: &'static str) -> Result<T, StepError>;
+}
+
+impl<T, E: ToString> During<T> for Result<T, E> {
+    fn during(self, step: &'static str) -> Result<T, StepError> {
+        self.map_err(|error| StepError::new(step, error.to_string()))
+    }
+}
+
+/// The whole life of keeper and supervisor; `control` is the socket to the gateway.
+///
+/// Returns the exit status of the process.
+pub fn main(control: OwnedFd) -> u8 {
+    let (launch, fds) = match first_request(&control) {
+        Ok(request) => request,
+        Err(error) => return refuse(&control, &StepError::new("reading the launch request", error)),
+    };
+    match keep(&control, *launch, fds) {
+        Ok(()) => 0,
+        Err(error) => refuse(&control, &error),
+    }
+}
+
+fn refuse(control: &OwnedFd, error: &StepError) -> u8 {
+    // When the gateway is gone there is nobody left to tell; the status says it.
+    match protocol::send(control, &Reply::Failed(error.failure()), &[]) {
+        Ok(()) | Err(_) => 1,
+    }
+}
+
+fn first_request(control: &OwnedFd) -> io::Result<(Box<Launch>, LaunchFds)> {
+    let (request, fds) = protocol::receive::<Request>(control)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let Request::Launch(launch) = request else { return Err(io::ErrorKind::InvalidData.into()) };
+    let mounts =
+        launch.spec.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Host { .. })).count();
+    let layers = fds.len().saturating_sub(mounts).saturating_sub(FIXED_FDS);
+    let fds = LaunchFds::from_received(fds, layers, mounts).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((launch, fds))
+}
+
+/// stdin, stdout, stderr, secrets.
+const FIXED_FDS: usize = 4;
+
+/// The keeper: everything that must be done from outside.
+fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepError> {
+    nix::sys::prctl::set_name(c"palisade-keeper").during("naming the keeper")?;
+    // The caller's umask must not decide who can read a mount point.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let cgroup = Cgroup::create(&launch.spec.cgroup)?;
+    let (keeper_end, supervisor_end) = palisade_sys::socket::packet_pair().during("making a socket")?;
+    let pid = nix::unistd::getpid();
+    match fork_single_threaded().during("starting the supervisor")? {
+        Fork::Child => {
+            drop(keeper_end);
+            let keeper = Keeper { socket: supervisor_end.as_fd(), pid };
+            exit_now(supervise(control, keeper, launch, fds, &cgroup))
+        }
+        Fork::Parent(supervisor) => {
+            drop((supervisor_end, fds));
+            let mapped = identity::serve_id_map(keeper_end.as_fd(), supervisor, &launch.spec.identity);
+            if mapped.is_err() && nix::sys::signal::kill(supervisor, Signal::SIGKILL).is_err() {
+                // Already gone.
+            }
+            let waited = wait_for(supervisor);
+            // The supervisor was killed or has crashed: its sandbox dies with it, and the kernel
+            // needs a moment for that before the cgroup is empty.
+            cgroup.remove().during("removing the cgroup")?;
+            mapped.and(waited)
+        }
+    }
+}
+
+fn wait_for(supervisor: Pid) -> Result<(), StepError> {
+    loop {
+        match waitpid(supervisor, None) {
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Ok(()),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(StepError::new("waiting for the supervisor", error)),
+        }
+    }
+}
+
+/// The supervisor, from fork to exit.
+fn supervise(control: &OwnedFd, keeper: Keeper<'_>, launch: Launch, fds: LaunchFds, cgroup: &Cgroup) -> i32 {
+    match launch_and_watch(control, keeper, launch, fds, cgroup) {
+        Ok(()) => 0,
+        Err(error) => i32::from(refuse(control, &error)),
+    }
+}
+
+/// The five moves of the module's table.
+fn launch_and_watch(
+    control: &OwnedFd,
+    keeper: Keeper<'_>,
+    launch: Launch,
+    fds: LaunchFds,
+    cgroup: &Cgroup,
+) -> Result<(), StepError> {
+    nix::sys::prctl::set_name(c"palisade-super").during("naming the supervisor")?;
+    keeper.die_with_it()?;
+    let Launch { spec, filters } = launch;
+    let LaunchFds { stdin, stdout, stderr, secrets, layers, mounts } = fds;
+
+    let entered = identity::enter_mount_namespace(&spec.identity, keeper)?;
+    let staged = stage::build(&entered, &spec, &layers, &mounts)?;
+    drop((layers, mounts));
+    let confined = identity::give_up_host_ids(entered, &spec.identity, keeper)?;
+    let stdio = launch::Stdio { stdin, stdout, stderr };
+    let created = launch::create(&confined, &staged, spec, filters, stdio, secrets, cgroup)?;
+
+    watch::serve(control, created)
+}

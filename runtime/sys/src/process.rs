@@ -1,0 +1,136 @@
+//! Processes: fork, securebits, pidfd.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::unistd::{ForkResult, Pid};
+
+use crate::check;
+
+/// Which side of a [`fork`] this is.
+#[derive(Debug)]
+pub enum Fork {
+    /// The new process.
+    Child,
+    /// The old process, with the new one's id.
+    Parent(Pid),
+}
+
+/// Forks a process that has exactly one thread.
+///
+/// # Errors
+/// `EBUSY` when the process has more than one thread: the child would inherit locks that nobody
+/// releases. Otherwise as `fork(2)`.
+pub fn fork_single_threaded() -> io::Result<Fork> {
+    let status = crate::dir::read_ambient_bounded("/proc/self/status".as_ref(), STATUS_MAX)?;
+    if !String::from_utf8_lossy(&status).lines().any(|line| line == "Threads:\t1") {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    // SAFETY: there is one thread, so the child's copy of every lock and of the allocator is
+    // consistent and it may run any code.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => Ok(Fork::Child),
+        ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+    }
+}
+
+/// `/proc/self/status` is some 60 lines of at most a few hundred bytes.
+const STATUS_MAX: u64 = 64 * 1024;
+
+/// All securebits of `capabilities(7)` set and locked, so that uid 0 and set-id programs never
+/// give a capability back: `NOROOT`, `NO_SETUID_FIXUP`, `NO_CAP_AMBIENT_RAISE` with their locks, and
+/// `KEEP_CAPS` locked off.
+pub const SECUREBITS_LOCKED: u32 = 0b1110_1111;
+
+/// Sets the securebits of this thread. Needs `CAP_SETPCAP`.
+///
+/// # Errors
+/// `EPERM` without the capability.
+pub fn set_securebits(bits: u32) -> io::Result<()> {
+    // SAFETY: PR_SET_SECUREBITS takes one integer and touches no memory of ours.
+    check(libc::c_long::from(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, libc::c_ulong::from(bits)) }))?;
+    Ok(())
+}
+
+/// Reads the securebits of this thread back.
+///
+/// # Errors
+/// None in practice.
+pub fn securebits() -> io::Result<u32> {
+    // SAFETY: PR_GET_SECUREBITS takes no argument and touches no memory of ours.
+    let bits = check(libc::c_long::from(unsafe { libc::prctl(libc::PR_GET_SECUREBITS) }))?;
+    u32::try_from(bits).map_err(io::Error::other)
+}
+
+/// Opens a descriptor for a process; it becomes readable when the process ends.
+///
+/// # Errors
+/// `ESRCH` when there is no such process.
+pub fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: `pidfd_open(2)` takes two integers.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    let raw = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just returned this descriptor and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Sends a signal to the process behind a pidfd, which cannot have been reused by another.
+///
+/// # Errors
+/// `ESRCH` when it has ended.
+pub fn pidfd_signal(pidfd: impl AsFd, signal: nix::sys::signal::Signal) -> io::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    #[expect(clippy::as_conversions, reason = "nix gives the number of a signal no other way")]
+    let number = signal as i32;
+    // SAFETY: a null siginfo is allowed and means the same as kill(2).
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_fd().as_raw_fd(), number, no_info, 0)
+    })?;
+    Ok(())
+}
+
+/// Marks every descriptor from `first` up close-on-exec.
+///
+/// # Errors
+/// As `close_range(2)`; Linux 5.11 is the minimum.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: `close_range(2)` takes three integers; with CLOEXEC it closes nothing now.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Closes every descriptor from `first` up, whoever owns it.
+///
+/// For a process that will never use one of them again: a reaper, or the last lines before exit.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: the callers never return to code that owns a descriptor, so no double close follows.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    Ok(())
+}
+
+/// Ends this process at once: no destructor, no exit function, no flush.
+///
+/// In the child of a fork, where the parent's exit functions must not run a second time.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit(2)` does not return and touches no memory of ours.
+    unsafe { libc::_exit(status) }
+}
+
+/// The Landlock ABI version of this kernel; 0 when Landlock is absent or switched off.
+pub fn landlock_abi() -> u32 {
+    const CREATE_RULESET_VERSION: u32 = 1;
+    let no_attr = std::ptr::null::<u8>();
+    // SAFETY: with the VERSION flag the kernel wants a null attribute of size 0.
+    let abi =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, no_attr, 0_usize, CREATE_RULESET_VERSION) };
+    u32::try_from(abi).unwrap_or(0)
+}
+
+/// Whether this kernel knows a seccomp return action (`SECCOMP_RET_*`).
+pub fn seccomp_action_available(action: u32) -> bool {
+    // SAFETY: SECCOMP_GET_ACTION_AVAIL reads one u32 behind the pointer.
+    unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) == 0 }
+}

@@ -1,0 +1,314 @@
+//! From a policy file to a server that can be started, as one page.
+//!
+//! ```text
+//! load      text ──► Policy
+//! verify    Policy + store ──► VerifiedImage
+//! unpack    VerifiedImage ──► UnpackedRootfs
+//! resolve   Policy + image + host ──► SandboxSpec
+//! launch    SandboxSpec + secrets ──► running server            (each time the gateway asks)
+//! ```
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use palisade_gateway::launch::{
+    Ending, ExitReport, ExitStatus, Launch, LaunchError, Launched, ServerProcess,
+};
+use palisade_image::{
+    Evidence, ImageName, PublicKey, Store, Trust, UnpackedRootfs, VerifiedImage, VerifyRequest,
+};
+use palisade_policy::{ImageTrust, KeySource, Policy, Signer};
+use palisade_sandbox::launch::SandboxProcess;
+use palisade_sandbox::protocol::{Exit, FailureKind};
+use palisade_sandbox::spec::{ImageFacts, ResolveInput};
+use palisade_sandbox::{HostSupport, ResolveError, SandboxSpec, Secret, Secrets, SpawnError};
+use palisade_sys::dir::{open_ambient_file, read_all_bounded, read_ambient_bounded};
+use serde_json::json;
+
+use crate::cli::Start;
+use crate::environment::Environment;
+use crate::failure::{Failure, Status};
+
+/// A policy with the folder that its relative paths are in.
+#[derive(Debug)]
+pub(crate) struct LoadedPolicy {
+    pub(crate) policy: Policy,
+    folder: PathBuf,
+}
+
+/// More than the parser takes, so that it is the parser that says what is wrong with a larger one.
+const POLICY_MAX_BYTES: u64 = 1024 * 1024;
+
+/// Reads and checks a policy file.
+pub(crate) fn load(file: &Path) -> Result<LoadedPolicy, Failure> {
+    let shown = file.display().to_string();
+    let bytes = read_ambient_bounded(file, POLICY_MAX_BYTES).map_err(|error| {
+        Failure::new(Status::Usage, &error, Some("name a policy file that can be read".into()))
+            .because(format!("the policy file `{shown}` cannot be read"))
+    })?;
+    let policy = palisade_policy::parse_bytes(&shown, &bytes).map_err(Failure::policy)?;
+    let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
+    Ok(LoadedPolicy { policy, folder })
+}
+
+/// Opens the store that the command line or the environment names.
+pub(crate) fn open_store(
+    chosen: Option<&Path>,
+    environment: &Environment,
+) -> Result<(Store, PathBuf), Failure> {
+    let path = chosen.map(Path::to_path_buf).or_else(|| environment.default_store()).ok_or_else(|| {
+        Failure::say(
+            Status::Usage,
+            "there is no home directory to keep images in",
+            "name a directory with `--store`",
+        )
+    })?;
+    let store = Store::open(&path).map_err(|error| Failure::new(Status::Failed, &error, error.hint()))?;
+    Ok((store, path))
+}
+
+/// The image's name as the policy writes it.
+pub(crate) fn image_name(policy: &Policy) -> Result<ImageName, Failure> {
+    policy
+        .image
+        .reference
+        .parse()
+        .map_err(|error: palisade_image::NameError| Failure::new(Status::Usage, &error, error.hint()))
+}
+
+/// Verifies the image of a policy as the policy asks.
+pub(crate) fn verify(store: &Store, loaded: &LoadedPolicy) -> Result<VerifiedImage, Failure> {
+    let image = &loaded.policy.image;
+    let trust = match &image.trust {
+        ImageTrust::SignedBy(signers) => Trust::SignedBy(
+            signers.iter().map(|signer| public_key(signer, &loaded.folder)).collect::<Result<_, _>>()?,
+        ),
+        ImageTrust::Unsigned { reason } => Trust::Unsigned { reason: reason.clone() },
+    };
+    let name = image_name(&loaded.policy)?;
+    let request = VerifyRequest { name: &name, expected_digest: image.digest.clone(), trust };
+    palisade_image::verify(store, &request)
+        .map_err(|error| Failure::new(Status::Refused, &error, error.hint()))
+}
+
+fn public_key(signer: &Signer, folder: &Path) -> Result<PublicKey, Failure> {
+    let Signer::Key { key, .. } = signer;
+    match key {
+        KeySource::File(path) => PublicKey::read(&folder.join(path)),
+        KeySource::Pem(pem) => PublicKey::from_pem(pem),
+    }
+    .map_err(|error| Failure::new(Status::Usage, &error, error.hint()))
+}
+
+/// Verifies and unpacks the image of a policy; starts nothing.
+pub(crate) fn unpack(store: &Store, loaded: &LoadedPolicy) -> Result<UnpackedRootfs, Failure> {
+    let verified = verify(store, loaded)?;
+    palisade_image::unpack(store, verified)
+        .map_err(|error| Failure::new(Status::Failed, &error, error.hint()))
+}
+
+/// Decides everything about the sandbox.
+pub(crate) fn resolve(
+    policy: &Policy,
+    image: Option<&ImageFacts>,
+    host: &HostSupport,
+    home: Option<&Path>,
+) -> Result<SandboxSpec, Failure> {
+    SandboxSpec::resolve(ResolveInput { policy, image, host, home }).map_err(|error| resolve_failure(&error))
+}
+
+fn resolve_failure(error: &ResolveError) -> Failure {
+    Failure::new(Status::Refused, error, error.hint())
+}
+
+/// A server that can be started, any number of times.
+pub(crate) struct PreparedServer {
+    policy: Arc<Policy>,
+    spec: SandboxSpec,
+    rootfs: UnpackedRootfs,
+    secrets: Secrets,
+}
+
+/// Does everything for a server but starting it.
+pub(crate) fn prepare(
+    store: &Store,
+    loaded: LoadedPolicy,
+    host: &HostSupport,
+    environment: &Environment,
+    start: &Start,
+) -> Result<PreparedServer, Failure> {
+    let secrets = read_secrets(&loaded.policy, start)?;
+    let rootfs = unpack(store, &loaded)?;
+    let facts =
+        ImageFacts::of(&rootfs).map_err(|error| Failure::new(Status::Refused, &error, error.hint()))?;
+    let spec = resolve(&loaded.policy, Some(&facts), host, environment.home())?;
+    let server = PreparedServer { policy: Arc::new(loaded.policy), spec, rootfs, secrets };
+    // All that can fail without a process fails here and not at the first call.
+    server.sandbox().map_err(|error| Failure::new(Status::Failed, &error, error.hint()))?;
+    Ok(server)
+}
+
+/// Reads the secrets that the policy declares, and no other.
+fn read_secrets(policy: &Policy, start: &Start) -> Result<Secrets, Failure> {
+    let files: BTreeMap<_, _> = start.secret_file.iter().map(|(name, file)| (name.as_str(), file)).collect();
+    let variables: BTreeMap<_, _> = start.secret_env.iter().map(|(name, var)| (name.as_str(), var)).collect();
+    let mut secrets = Secrets::none();
+    for grant in &policy.secrets {
+        let name = grant.name.as_str();
+        let value = match (files.get(name), variables.get(name)) {
+            (Some(file), None) => read_secret_file(name, Path::new(file))?,
+            (None, Some(variable)) => Environment::secret_variable(variable).ok_or_else(|| {
+                Failure::say(
+                    Status::Usage,
+                    format!("the variable `{variable}` for the secret `{name}` is not set"),
+                    "set it, or use `--secret-file`",
+                )
+            })?,
+            (Some(_), Some(_)) => {
+                return Err(Failure::say(
+                    Status::Usage,
+                    format!("the secret `{name}` is given twice"),
+                    "give it once",
+                ));
+            }
+            (None, None) => return Err(missing_secret(policy, name)),
+        };
+        let secret = Secret::new(value).map_err(|error| {
+            Failure::new(Status::Usage, &error, Some("look at where the value comes from".into()))
+                .because(format!("the secret `{name}` cannot be used"))
+        })?;
+        secrets.insert(name.to_owned(), secret);
+    }
+    Ok(secrets)
+}
+
+fn missing_secret(policy: &Policy, name: &str) -> Failure {
+    let error = SpawnError::MissingSecret { server: policy.server.to_string(), secret: name.to_owned() };
+    Failure::new(Status::Usage, &error, error.hint())
+}
+
+/// A file that others can read holds no secret. One newline at its end is the editor's, not the secret's.
+pub(crate) fn read_secret_file(name: &str, path: &Path) -> Result<Vec<u8>, Failure> {
+    use std::os::unix::fs::MetadataExt;
+    let shown = path.display();
+    let failed = |error: std::io::Error| {
+        Failure::new(Status::Usage, &error, Some("name a file that can be read, of mode 0600".into()))
+            .because(format!("the file `{shown}` of the secret `{name}` cannot be read"))
+    };
+    let file = open_ambient_file(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() || metadata.mode() & 0o077 != 0 {
+        return Err(Failure::say(
+            Status::Usage,
+            format!(
+                "the file `{shown}` of the secret `{name}` can be read by others (mode {:04o})",
+                metadata.mode() & 0o7777
+            ),
+            format!("run `chmod 600 {shown}`"),
+        ));
+    }
+    let limit = u64::try_from(palisade_sandbox::secret::SECRET_MAX_BYTES).unwrap_or(u64::MAX);
+    let mut value = read_all_bounded(file, limit.saturating_add(1)).map_err(failed)?;
+    if value.last() == Some(&b'\n') {
+        value.truncate(value.len().saturating_sub(1));
+    }
+    Ok(value)
+}
+
+impl PreparedServer {
+    /// What the server may do.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy)
+    }
+
+    /// What will be enforced.
+    pub(crate) fn spec(&self) -> &SandboxSpec {
+        &self.spec
+    }
+
+    /// What was proved of the image.
+    pub(crate) fn evidence(&self) -> &Evidence {
+        self.rootfs.evidence()
+    }
+
+    fn sandbox(&self) -> Result<palisade_sandbox::PreparedSandbox, palisade_sandbox::PrepareError> {
+        self.spec.clone().prepare(self.policy.syscalls.baseline, &self.rootfs)
+    }
+
+    /// What the audit log says of a start.
+    fn facts(&self) -> serde_json::Value {
+        json!({
+            "image": self.spec.image_digest,
+            "spec": self.spec.digest(),
+            "evidence": self.evidence(),
+            "enforcement": self.spec.enforcement,
+        })
+    }
+}
+
+impl Launch for PreparedServer {
+    fn launch(&self) -> Result<Launched, LaunchError> {
+        let sandbox = self.sandbox().map_err(|error| launch_error(error.hint(), error))?;
+        let running = sandbox.spawn(&self.secrets).map_err(|error| launch_error(error.hint(), error))?;
+        let (stdin, stdout, stderr, process) = running.into_parts();
+        Ok(Launched {
+            stdin,
+            stdout,
+            stderr,
+            process: Box::new(SandboxedServer(process)),
+            facts: self.facts(),
+        })
+    }
+}
+
+fn launch_error(hint: Option<String>, error: impl std::error::Error + Send + Sync + 'static) -> LaunchError {
+    let failed = LaunchError::new(error.to_string());
+    let failed = match hint {
+        Some(hint) => failed.with_hint(hint),
+        None => failed,
+    };
+    failed.with_source(error)
+}
+
+/// The exit status that a failed launch deserves, found in its causes.
+pub(crate) fn launch_status(error: &LaunchError) -> Status {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(SpawnError::Setup { failure, .. }) = cause.downcast_ref() {
+            return match failure.kind {
+                FailureKind::Host => Status::Failed,
+                FailureKind::NotFound => Status::NotFound,
+                FailureKind::NotExecutable => Status::NotExecutable,
+            };
+        }
+        source = cause.source();
+    }
+    Status::Failed
+}
+
+/// The gateway's view of a running sandbox.
+struct SandboxedServer(SandboxProcess);
+
+impl ServerProcess for SandboxedServer {
+    fn exit_notice(&self) -> std::io::Result<OwnedFd> {
+        self.0.exit_notice().as_fd().try_clone_to_owned()
+    }
+
+    fn stop(&mut self) -> ExitReport {
+        ExitReport { status: status(self.0.stop()), ending: Ending::Stopped }
+    }
+
+    fn wait(&mut self) -> ExitReport {
+        ExitReport { status: status(self.0.wait()), ending: Ending::Itself }
+    }
+}
+
+fn status(report: palisade_sandbox::ExitReport) -> ExitStatus {
+    match report.exit {
+        Some(Exit::Status(code)) => ExitStatus::Code(code),
+        Some(Exit::Signal(signal)) => ExitStatus::Signal(signal),
+        None => ExitStatus::Unknown,
+    }
+}

@@ -1,0 +1,47 @@
+//! `palisade`: parse, call one function, render, exit.
+//!
+//! The map of the crate, in reading order: [`cli`] (every flag, once), [`environment`] (the only place
+//! that reads the environment), [`assemble`] (from a policy file to a server that can be started: the
+//! page to read first), [`commands`] (one file for each command), [`failure`] (how an error is shown
+//! and which status it gives).
+//!
+//! The binary has two more roles, which only our own processes start: `__supervise`
+//! (`palisade_sandbox::supervisor`) and `__unpack` (`palisade_image::unpack`). They are looked for
+//! before anything else, since both need a process that has done nothing yet.
+
+#![forbid(unsafe_code)]
+
+mod assemble;
+mod cli;
+mod commands;
+mod environment;
+mod failure;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    if let Some(status) = role() {
+        return status;
+    }
+    let arguments = cli::Arguments::parse();
+    failure::log_to_stderr(arguments.verbose);
+    let environment = environment::Environment::read();
+    match commands::run(arguments, &environment) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Runs as one of our own child processes, when that is what this is.
+fn role() -> Option<ExitCode> {
+    let role = std::env::args_os().nth(1)?;
+    if role == palisade_sandbox::supervisor::ROLE {
+        // Descriptor 0 is the control socket (palisade_sys::child).
+        let control = palisade_sys::dir::take_inherited(0);
+        return Some(ExitCode::from(control.map_or(1, palisade_sandbox::supervisor::main)));
+    }
+    (role == palisade_image::unpack::UNPACK_ROLE).then(palisade_image::unpack_child_main)
+}
