@@ -17,9 +17,10 @@ use palisade_gateway::launch::{
     Ending, ExitReport, ExitStatus, Launch, LaunchError, Launched, ServerProcess,
 };
 use palisade_image::{
-    Evidence, ImageName, PublicKey, Store, Trust, UnpackedRootfs, VerifiedImage, VerifyRequest,
+    Evidence, ImageName, LandlockNeed, Store, StoreError, Trust, UnpackOptions, UnpackedRootfs,
+    VerifiedImage, VerifyError, VerifyRequest,
 };
-use palisade_policy::{ImageTrust, KeySource, Policy, Signer};
+use palisade_policy::{Degradation, Policy};
 use palisade_sandbox::launch::SandboxProcess;
 use palisade_sandbox::protocol::{Exit, FailureKind};
 use palisade_sandbox::spec::{ImageFacts, ResolveInput};
@@ -81,31 +82,28 @@ pub(crate) fn image_name(policy: &Policy) -> Result<ImageName, Failure> {
 /// Verifies the image of a policy as the policy asks.
 pub(crate) fn verify(store: &Store, loaded: &LoadedPolicy) -> Result<VerifiedImage, Failure> {
     let image = &loaded.policy.image;
-    let trust = match &image.trust {
-        ImageTrust::SignedBy(signers) => Trust::SignedBy(
-            signers.iter().map(|signer| public_key(signer, &loaded.folder)).collect::<Result<_, _>>()?,
-        ),
-        ImageTrust::Unsigned { reason } => Trust::Unsigned { reason: reason.clone() },
-    };
+    let trust = Trust::of_policy(&image.trust, &loaded.folder)
+        .map_err(|error| Failure::new(Status::Usage, &error, error.hint()))?;
     let name = image_name(&loaded.policy)?;
     let request = VerifyRequest { name: &name, expected_digest: image.digest.clone(), trust };
-    palisade_image::verify(store, &request)
-        .map_err(|error| Failure::new(Status::Refused, &error, error.hint()))
+    palisade_image::verify(store, &request).map_err(|error| {
+        let status =
+            if let VerifyError::Store(error) = &error { store_status(error) } else { Status::Refused };
+        Failure::new(status, &error, error.hint())
+    })
 }
 
-fn public_key(signer: &Signer, folder: &Path) -> Result<PublicKey, Failure> {
-    let Signer::Key { key, .. } = signer;
-    match key {
-        KeySource::File(path) => PublicKey::read(&folder.join(path)),
-        KeySource::Pem(pem) => PublicKey::from_pem(pem),
-    }
-    .map_err(|error| Failure::new(Status::Usage, &error, error.hint()))
+/// A name that the store does not have is the caller's mistake; all else that a store cannot do is not.
+pub(crate) fn store_status(error: &StoreError) -> Status {
+    if matches!(error, StoreError::UnknownName { .. }) { Status::Usage } else { Status::Failed }
 }
 
 /// Verifies and unpacks the image of a policy; starts nothing.
 pub(crate) fn unpack(store: &Store, loaded: &LoadedPolicy) -> Result<UnpackedRootfs, Failure> {
     let verified = verify(store, loaded)?;
-    palisade_image::unpack(store, verified)
+    let accepted = loaded.policy.accept_degraded.contains(&Degradation::Landlock);
+    let landlock = if accepted { LandlockNeed::AcceptedAbsent } else { LandlockNeed::Required };
+    palisade_image::unpack_with(store, verified, UnpackOptions { landlock })
         .map_err(|error| Failure::new(Status::Failed, &error, error.hint()))
 }
 

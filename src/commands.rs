@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: Arguments, environment: &Environment) -> Result<Exi
     let store = arguments.store.as_deref();
     match arguments.command {
         Command::Run(run) => return gateway::run_one(&run, store, environment),
-        Command::Demo(options) => demo::run(&options, store)?,
+        Command::Demo(options) => demo::run(&options, demo::Detail::of(arguments.verbose), environment)?,
         Command::Gateway(Gateway::Run(options)) => gateway::run_many(&options, store, environment)?,
         Command::Image(command) => image::run(command, store, environment)?,
         Command::Policy(command) => policy::run(command, environment)?,

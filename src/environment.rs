@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Environment {
     home: Option<PathBuf>,
     data_home: Option<PathBuf>,
+    runtime_dir: Option<PathBuf>,
 }
 
 impl Environment {
@@ -17,7 +18,11 @@ impl Environment {
         // The base directory specification says that a relative path is to be ignored.
         let absolute =
             |name: &str| std::env::var(name).ok().map(PathBuf::from).filter(|path| path.is_absolute());
-        Self { home: absolute("HOME"), data_home: absolute("XDG_DATA_HOME") }
+        Self {
+            home: absolute("HOME"),
+            data_home: absolute("XDG_DATA_HOME"),
+            runtime_dir: absolute("XDG_RUNTIME_DIR"),
+        }
     }
 
     /// What `~` stands for.
@@ -29,6 +34,16 @@ impl Environment {
     pub(crate) fn default_store(&self) -> Option<PathBuf> {
         let data = self.data_home.clone().or_else(|| Some(self.home.as_ref()?.join(".local/share")))?;
         Some(data.join("palisade"))
+    }
+
+    /// Where files that nobody needs tomorrow may go, the best place first.
+    pub(crate) fn temporary(&self) -> Vec<PathBuf> {
+        self.runtime_dir.iter().cloned().chain([std::env::temp_dir()]).collect()
+    }
+
+    /// Whether a variable is set; what to is not looked at.
+    pub(crate) fn has(name: &str) -> bool {
+        std::env::var_os(name).is_some()
     }
 
     /// A secret's value, from the variable that the caller names.

@@ -41,7 +41,9 @@ fn role() -> Option<ExitCode> {
     if role == palisade_sandbox::supervisor::ROLE {
         // Descriptor 0 is the control socket (palisade_sys::child).
         let control = palisade_sys::dir::take_inherited(0);
-        return Some(ExitCode::from(control.map_or(1, palisade_sandbox::supervisor::main)));
+        return Some(ExitCode::from(
+            control.map_or(1, |control| palisade_sandbox::supervisor::main(&control)),
+        ));
     }
     (role == palisade_image::unpack::UNPACK_ROLE).then(palisade_image::unpack_child_main)
 }

@@ -9,7 +9,9 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Status::Failed, &error, None).because("standard output cannot be written"))
+            let hint = "look at what standard output leads to: its disk may be full";
+            Err(Failure::new(Status::Failed, &error, Some(hint.into()))
+                .because("standard output cannot be written"))
         }
         Ok(()) | Err(_) => Ok(()),
     }

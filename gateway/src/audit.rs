@@ -48,7 +48,7 @@ pub struct Unwritable;
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event<'a> {
-    /// The server's process was started and answered its handshake.
+    /// The server's process was started.
     ServerStart {
         /// Image digest, spec digest, evidence, enforcement: from the launcher.
         facts: &'a Value,

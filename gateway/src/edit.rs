@@ -20,7 +20,7 @@ struct Edit {
 /// The slice does not lie in the message, or two edits overlap: a defect of the gateway, never of the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a value that was to be changed is not part of the message")]
-pub(crate) struct Misplaced;
+pub struct Misplaced;
 
 impl<'a> Edits<'a> {
     pub(crate) fn of(line: &'a str) -> Self {

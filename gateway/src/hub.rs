@@ -32,12 +32,14 @@ use bytes::Bytes;
 use palisade_policy::Start;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::audit::Log;
 use crate::launch::ServerEntry;
 use crate::rpc;
 use crate::single::Context;
 use crate::upstream::connection::ServerEvents;
+use crate::upstream::process::STOP_BACKSTOP;
 use crate::upstream::server::{Server, StartError, Surroundings, Wishes};
 
 use self::events::Events;
@@ -59,6 +61,7 @@ pub(crate) struct Hub {
     resources: Mutex<Resources>,
     audit: Arc<Log>,
     closing: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Hub {
@@ -70,6 +73,7 @@ impl Hub {
                 events,
                 wishes: Arc::default(),
                 closing: CancellationToken::new(),
+                tasks: TaskTracker::new(),
             };
             Hub {
                 resources: Mutex::new(Resources::of(entries.len())),
@@ -79,6 +83,7 @@ impl Hub {
                 audit: around.audit,
                 wishes: around.wishes,
                 closing: around.closing,
+                tasks: around.tasks,
             }
         })
     }
@@ -119,18 +124,20 @@ impl Hub {
         session.close();
     }
 
-    /// Ends all servers, in parallel. Bounded by the longest stop timeout plus the launcher's own deadlines.
+    /// Ends all servers, in parallel, and returns when none is left: also none that was just being started.
+    /// Bounded by the longest stop timeout plus the launcher's own deadlines.
     pub(crate) async fn shut_down(&self, reason: &str) {
         self.closing.cancel();
-        let mut ending = tokio::task::JoinSet::new();
-        for server in &self.servers {
-            let (server, reason) = (Arc::clone(server), reason.to_owned());
-            ending.spawn(async move { server.shut_down(&reason).await });
-        }
-        while let Some(ended) = ending.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a server was not shut down in order");
+        self.tasks.close();
+        let ending = async {
+            for server in &self.servers {
+                server.shut_down(reason).await;
             }
+            self.tasks.wait().await;
+        };
+        let bound = self.stop_timeout().saturating_add(STOP_BACKSTOP);
+        if tokio::time::timeout(bound, ending).await.is_err() {
+            tracing::error!("a server has not ended in time");
         }
     }
 

@@ -60,6 +60,14 @@ pub struct ExitReport {
     pub ending: Ending,
 }
 
+impl ExitReport {
+    /// Whether it ended neither by itself nor at TERM.
+    pub fn was_killed(&self) -> bool {
+        const SIGKILL: i32 = 9;
+        self.ending == Ending::Stopped && self.status == ExitStatus::Signal(SIGKILL)
+    }
+}
+
 /// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {

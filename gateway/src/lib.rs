@@ -42,13 +42,14 @@ mod downstream;
 mod hub;
 
 pub use crate::downstream::http::{HttpOptions, ListenError, Token, TokenError};
+pub use crate::downstream::stdio::{ClientInput, ClientOutput, standard_streams};
 pub use crate::gateway::{GatewayError, Transport, run_gateway};
 pub use crate::launch::{
     Ending, ExitReport, ExitStatus, Launch, LaunchError, Launched, ServerEntry, ServerProcess,
 };
 pub use crate::line::MAX_MESSAGE_BYTES;
 pub use crate::rpc::{OVERLOADED, REFUSED_BY_POLICY, SERVER_UNAVAILABLE};
-pub use crate::single::{Context, ExitReason, SingleError, SingleExit, run_single};
+pub use crate::single::{Context, ExitReason, Fault, SingleError, SingleExit, run_single};
 pub use tokio_util::sync::CancellationToken;
 
 #[cfg(test)]

@@ -9,10 +9,17 @@
 //! The writer of a server's input takes a [`Forward`] and nothing else, and a `Forward` that is a `tools/call`
 //! comes only from a [`PermittedCall`]: to forget the check is a compile error.
 //!
+//! ```
+//! use palisade_gateway::permit::{Forward, PermittedCall};
+//! fn after_the_check(call: PermittedCall<'_>, line: &bytes::Bytes) -> Option<Forward> {
+//!     call.forward_as_sent(line).ok()
+//! }
+//! ```
+//!
 //! ```compile_fail
 //! use palisade_gateway::permit::{Forward, ToolCall};
-//! fn skip_the_check(call: ToolCall<'_>) -> Forward {
-//!     call.into_forward() // a ToolCall cannot be forwarded, only a PermittedCall can
+//! fn skip_the_check(call: ToolCall<'_>, line: &bytes::Bytes) -> Option<Forward> {
+//!     call.forward_as_sent(line).ok() // a ToolCall cannot be forwarded
 //! }
 //! ```
 
@@ -22,9 +29,11 @@ use bytes::Bytes;
 use palisade_policy::{Policy, ToolVerdict, Tools};
 use serde_json::value::RawValue;
 
-use crate::edit::{Edits, Misplaced};
+use crate::edit::Edits;
 use crate::envelope::{self, EnvelopeError, Notification, Object, Request, Response};
 use crate::{rpc, text};
+
+pub use crate::edit::Misplaced;
 
 /// The method that calls a tool.
 const TOOLS_CALL: &str = "tools/call";
@@ -164,7 +173,12 @@ impl<'a> PermittedCall<'a> {
         &self.call.request
     }
 
-    /// The line to write: as sent, or with the server's own name of the tool.
+    /// The line to write when nothing changes but, perhaps, the tool's name.
+    pub fn forward_as_sent(self, line: &Bytes) -> Result<Forward, Misplaced> {
+        self.into_forward(line, |_request, _edits| Ok(()))
+    }
+
+    /// The line to write, with further changes.
     pub(crate) fn into_forward(self, line: &Bytes, change: impl Change<'a>) -> Result<Forward, Misplaced> {
         let mut edits = Edits::of(self.call.request.line);
         if self.call.renamed == Renamed::Yes {
@@ -181,6 +195,11 @@ impl<'a> PlainRequest<'a> {
         &self.request
     }
 
+    /// The line to write when nothing changes.
+    pub fn forward_as_sent(self, line: &Bytes) -> Result<Forward, Misplaced> {
+        self.into_forward(line, |_request, _edits| Ok(()))
+    }
+
     pub(crate) fn into_forward(self, line: &Bytes, change: impl Change<'a>) -> Result<Forward, Misplaced> {
         let mut edits = Edits::of(self.request.line);
         change(&self.request, &mut edits)?;
@@ -191,12 +210,6 @@ impl<'a> PlainRequest<'a> {
 /// Changes of values (ids, tokens, names of prompts) on the way to a server.
 pub(crate) trait Change<'a>: FnOnce(&Request<'a>, &mut Edits<'a>) -> Result<(), Misplaced> {}
 impl<'a, F: FnOnce(&Request<'a>, &mut Edits<'a>) -> Result<(), Misplaced>> Change<'a> for F {}
-
-/// No change.
-#[expect(clippy::unnecessary_wraps, reason = "it stands where changes that can fail stand")]
-pub(crate) fn as_sent<'a>(_request: &Request<'a>, _edits: &mut Edits<'a>) -> Result<(), Misplaced> {
-    Ok(())
-}
 
 impl Forward {
     /// A notification of the client.

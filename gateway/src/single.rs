@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::audit::{Event, Log};
 use crate::envelope::{self, Message};
@@ -32,6 +33,7 @@ use crate::upstream::server::chain;
 use self::end::End;
 use self::pump::Proxy;
 
+pub use self::end::Fault;
 pub(crate) use self::pump::call_outcome;
 
 /// How long to wait for the first request of a client whose server cannot be started, so that it gets an
@@ -54,6 +56,8 @@ pub struct SingleExit {
     pub exit: ExitReport,
     /// Why it ended.
     pub reason: ExitReason,
+    /// What to tell whoever started it, when it did not end as runs do.
+    pub fault: Option<Fault>,
 }
 
 /// Why a single server's run ended.
@@ -142,7 +146,8 @@ where
 
 async fn open(entry: &ServerEntry, audit: &Log) -> Result<Pipes, SingleError> {
     let server = entry.name();
-    let launch = process::launch(Arc::clone(&entry.launch));
+    let tasks = TaskTracker::new();
+    let launch = process::launch(Arc::clone(&entry.launch), &tasks);
     let launched = match tokio::time::timeout(entry.start_timeout(), launch).await {
         Ok(Ok(launched)) => launched,
         Ok(Err(source)) => return Err(SingleError::Launch { server, source }),
@@ -182,7 +187,7 @@ impl End {
             End::ClientLeft => ExitReason::ClientLeft,
             End::ShutDown => ExitReason::ShutDown,
             End::ServerEnded => ExitReason::ServerEnded,
-            End::ServerBroken(what) => ExitReason::ServerStopped(what.clone()),
+            End::ServerBroken(what) => ExitReason::ServerStopped(what.to_string()),
         }
     }
 }

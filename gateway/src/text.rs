@@ -20,6 +20,34 @@ pub(crate) fn bounded(text: &str, max: usize) -> String {
     out
 }
 
+/// What stands between a sentence of the gateway and a line that the server wrote to its standard error.
+const LAST_LINE: &str = "; its last line of standard error: ";
+
+/// What stands between a sentence of the gateway and the message of a server's error.
+const ERROR_MESSAGE: &str = " with an error: ";
+
+/// The sentence with what the server said last, if it said anything.
+pub(crate) fn with_last_line(sentence: String, last_line: Option<String>) -> String {
+    match last_line {
+        Some(line) => format!("{sentence}{LAST_LINE}{line}"),
+        None => sentence,
+    }
+}
+
+/// The sentence with the message of a server's error.
+pub(crate) fn with_error_message(sentence: &str, message: &str) -> String {
+    format!("{sentence}{ERROR_MESSAGE}{message}")
+}
+
+/// The sentence without what the server said: a server may print its secrets, and the audit log holds none.
+pub(crate) fn without_quotes(sentence: &str) -> &str {
+    let sentence = sentence.split(LAST_LINE).next().unwrap_or_default();
+    match sentence.split_once(ERROR_MESSAGE) {
+        Some((own, _)) => own,
+        None => sentence,
+    }
+}
+
 /// A name in the form in which errors and audit lines carry it.
 pub(crate) fn name(text: &str) -> String {
     bounded(text, MAX_QUOTED_CHARS)

@@ -1,22 +1,19 @@
 //! `palisade run` and `palisade gateway run`: the gateway in the foreground, until the client leaves
 //! or a signal comes.
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use palisade_gateway::audit::Log;
 use palisade_gateway::{
-    CancellationToken, Context, ExitReason, ExitStatus, HttpOptions, ServerEntry, SingleError, Token,
-    Transport, run_gateway, run_single,
+    CancellationToken, Context, ExitReason, ExitReport, ExitStatus, Fault, HttpOptions, ServerEntry,
+    SingleError, Token, Transport, run_gateway, run_single, standard_streams,
 };
 use palisade_profiles::Profile;
 use palisade_sandbox::HostSupport;
 use palisade_sys::dir::Dir;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::unix::pipe;
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -44,7 +41,13 @@ pub(super) fn run_one(
     // A read from a terminal or file cannot be called off; it must not hold up the end.
     runtime.shutdown_background();
     match ended? {
-        Ok(exit) => Ok(exit_code(&exit.reason, exit.exit.status)),
+        Ok(exit) => {
+            if let Some(Fault { sentence, hint }) = exit.fault {
+                // The status is the server's own where it has one.
+                let _status = Failure::say(Status::Failed, sentence, hint).report();
+            }
+            Ok(exit_code(&exit.reason, exit.exit))
+        }
         Err(error) => Err(single_failure(&error)),
     }
 }
@@ -74,14 +77,9 @@ pub(super) fn run_many(options: &GatewayRun, store: Option<&Path>, environment: 
 }
 
 /// Serves already prepared servers on standard input and output; used by `demo --serve`.
-pub(super) fn serve_on_stdio(servers: Vec<ServerEntry>, log: Log) -> Done {
-    let runtime = runtime()?;
-    let served = runtime.block_on(async {
-        let (input, output) = standard_streams();
-        gateway(servers, Transport::Stdio { input, output }, context(log)?).await
-    });
-    runtime.shutdown_background();
-    served
+pub(super) async fn serve_on_stdio(servers: Vec<ServerEntry>, context: Context) -> Done {
+    let (input, output) = standard_streams();
+    gateway(servers, Transport::Stdio { input: Box::new(input), output: Box::new(output) }, context).await
 }
 
 async fn serve(servers: Vec<ServerEntry>, token: Option<Token>, options: &GatewayRun, log: Log) -> Done {
@@ -89,7 +87,7 @@ async fn serve(servers: Vec<ServerEntry>, token: Option<Token>, options: &Gatewa
     let transport = match token {
         None => {
             let (input, output) = standard_streams();
-            Transport::Stdio { input, output }
+            Transport::Stdio { input: Box::new(input), output: Box::new(output) }
         }
         Some(token) => {
             let listener = TcpListener::bind(options.listen).await.map_err(|error| {
@@ -106,7 +104,7 @@ async fn serve(servers: Vec<ServerEntry>, token: Option<Token>, options: &Gatewa
     gateway(servers, transport, context).await
 }
 
-async fn gateway(servers: Vec<ServerEntry>, transport: Transport, context: Context) -> Done {
+pub(super) async fn gateway(servers: Vec<ServerEntry>, transport: Transport, context: Context) -> Done {
     run_gateway(servers, transport, context)
         .await
         .map_err(|error| Failure::new(Status::Failed, &error, error.hint()))
@@ -117,14 +115,19 @@ pub(super) fn entry(server: assemble::PreparedServer) -> ServerEntry {
     ServerEntry { policy: server.policy(), launch: Arc::new(server) }
 }
 
-fn runtime() -> Result<Runtime, Failure> {
+pub(super) fn runtime() -> Result<Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Failure::new(Status::Failed, &error, None).because("the event loop cannot be started")
     })
 }
 
-/// Ends on the signals that end a program.
+/// What a run of the gateway needs; it ends on the signals that end a program.
 fn context(log: Log) -> Result<Context, Failure> {
+    Ok(Context { audit: Arc::new(log), shutdown: cancelled_by_signals()? })
+}
+
+/// Cancelled by the signals that end a program, which from now on end nothing by themselves.
+pub(super) fn cancelled_by_signals() -> Result<CancellationToken, Failure> {
     let shutdown = CancellationToken::new();
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
         let mut signals = signal(kind).map_err(|error| {
@@ -137,7 +140,7 @@ fn context(log: Log) -> Result<Context, Failure> {
             }
         }));
     }
-    Ok(Context { audit: Arc::new(log), shutdown })
+    Ok(shutdown)
 }
 
 /// Opens the audit log for appending, readable by its owner only.
@@ -181,62 +184,24 @@ fn random_token() -> Result<String, getrandom::Error> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-type Input = Box<dyn AsyncRead + Send + Unpin>;
-type Output = Box<dyn AsyncWrite + Send + Unpin>;
-
-/// Standard input and output without a thread in between where they are what clients use: a pipe, or
-/// (for clients on Node.js) a Unix socket. A hop through a blocking thread costs some 50 µs a message.
-fn standard_streams() -> (Input, Output) {
-    let input: Input = match stdin_pipe() {
-        Some(input) => input,
-        None => Box::new(tokio::io::stdin()),
-    };
-    let output: Output = match stdout_pipe() {
-        Some(output) => output,
-        None => Box::new(tokio::io::stdout()),
-    };
-    (input, output)
-}
-
-/// A pipe is opened again through /proc, so that only our own description of it becomes non-blocking.
-fn stdin_pipe() -> Option<Input> {
-    match pipe::OpenOptions::new().open_receiver("/proc/self/fd/0") {
-        Ok(receiver) => Some(Box::new(receiver)),
-        Err(_not_a_pipe) => {
-            Some(Box::new(socket(std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned())?))
+/// A client that leaves is success, unless its server had to be killed; a server that ends by itself ends us with
+/// its status.
+fn exit_code(reason: &ExitReason, exit: ExitReport) -> ExitCode {
+    match (reason, exit.status) {
+        (ExitReason::ClientLeft | ExitReason::ShutDown, ExitStatus::Signal(signal)) if exit.was_killed() => {
+            of_signal(signal)
         }
-    }
-}
-
-fn stdout_pipe() -> Option<Output> {
-    match pipe::OpenOptions::new().open_sender("/proc/self/fd/1") {
-        Ok(sender) => Some(Box::new(sender)),
-        Err(_not_a_pipe) => {
-            Some(Box::new(socket(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned())?))
-        }
-    }
-}
-
-fn socket(fd: std::io::Result<OwnedFd>) -> Option<UnixStream> {
-    let stream = std::os::unix::net::UnixStream::from(fd.ok()?);
-    // Fails with ENOTSOCK for anything but a socket.
-    stream.local_addr().ok()?;
-    stream.set_nonblocking(true).ok()?;
-    UnixStream::from_std(stream).ok()
-}
-
-/// A client that leaves is success; a server that ends by itself ends us with its status.
-fn exit_code(reason: &ExitReason, status: ExitStatus) -> ExitCode {
-    match (reason, status) {
         (ExitReason::ClientLeft | ExitReason::ShutDown, _) => ExitCode::SUCCESS,
         (ExitReason::ServerStopped(_), _) | (_, ExitStatus::Unknown) => ExitCode::from(125),
         (ExitReason::ServerEnded, ExitStatus::Code(code)) => {
             ExitCode::from(u8::try_from(code).unwrap_or(125))
         }
-        (ExitReason::ServerEnded, ExitStatus::Signal(signal)) => {
-            ExitCode::from(u8::try_from(signal.saturating_add(128)).unwrap_or(125))
-        }
+        (ExitReason::ServerEnded, ExitStatus::Signal(signal)) => of_signal(signal),
     }
+}
+
+fn of_signal(signal: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(signal.saturating_add(128)).unwrap_or(125))
 }
 
 fn single_failure(error: &SingleError) -> Failure {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use palisade_image::{ImageName, PrivateKey, Proof, SignedObject};
+use palisade_image::{ImageName, PrivateKey, Proof, SignError, SignedObject};
 
 use super::Done;
 use crate::assemble::{self, load, open_store};
@@ -101,7 +101,9 @@ fn list(json: bool, store: Option<&Path>, environment: &Environment) -> Done {
 fn remove(image: &str, store: Option<&Path>, environment: &Environment) -> Done {
     let image = name(image)?;
     let (store, _path) = open_store(store, environment)?;
-    let removed = store.rm(&image).map_err(|error| Failure::new(Status::Failed, &error, error.hint()))?;
+    let removed = store
+        .rm(&image)
+        .map_err(|error| Failure::new(assemble::store_status(&error), &error, error.hint()))?;
     output::line(&format!(
         "removed {image}: {} blobs ({} bytes), {} unpacked layers",
         removed.blobs, removed.blob_bytes, removed.layers
@@ -112,8 +114,11 @@ fn sign(image: &str, key: &Path, store: Option<&Path>, environment: &Environment
     let image = name(image)?;
     let key = PrivateKey::read(key).map_err(|error| Failure::new(Status::Usage, &error, error.hint()))?;
     let (store, _path) = open_store(store, environment)?;
-    let signed = palisade_image::sign(&store, &image, &key)
-        .map_err(|error| Failure::new(Status::Failed, &error, error.hint()))?;
+    let signed = palisade_image::sign(&store, &image, &key).map_err(|error| {
+        let status =
+            if let SignError::Store(error) = &error { assemble::store_status(error) } else { Status::Failed };
+        Failure::new(status, &error, error.hint())
+    })?;
     output::line(&format!("signed {image}: {} by key {}", signed.manifest, signed.key_fingerprint))
 }
 

@@ -474,3 +474,199 @@ pub fn cgroups() -> Vec<PathBuf> {
     }
     found
 }
+
+/// What a command did, and the processes that it had below it at any time.
+#[derive(Debug)]
+pub struct Watched {
+    /// Its status, standard output and standard error.
+    pub output: Output,
+    /// Every process that was seen below it.
+    pub family: Vec<Process>,
+    /// Its own peak memory in KiB, as the kernel counts it (VmHWM).
+    pub peak_kib: u64,
+}
+
+/// Runs a command to its end with `input` on its standard input, which stays open, and watches what it starts.
+///
+/// Panics when it does not end within [`PATIENCE`].
+pub fn watch(command: &mut Command, input: &str) -> Watched {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A command that fails early may not read it.
+    let _unread = stdin.write_all(input.as_bytes());
+    let [stdout, stderr] = [bytes_of(child.stdout.take().unwrap()), bytes_of(child.stderr.take().unwrap())];
+    let (mut family, mut peak_kib) = (Vec::new(), 0);
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        peak_kib = peak_kib.max(peak_memory_kib(child.id()).unwrap_or(0));
+        remember(&mut family, child.id());
+        if Instant::now() >= deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it did not end: {}", String::from_utf8_lossy(&stderr.join().unwrap()));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    drop(stdin);
+    let output = Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+    Watched { output, family, peak_kib }
+}
+
+/// Adds the processes that are below `ancestor` now.
+pub fn remember(family: &mut Vec<Process>, ancestor: u32) {
+    let below = descendants(ancestor);
+    let new = |process: &Process| {
+        below.contains(&process.pid)
+            && !family.iter().any(|known| (known.pid, known.started) == (process.pid, process.started))
+    };
+    let fresh: Vec<Process> = processes().into_iter().filter(new).collect();
+    family.extend(fresh);
+}
+
+fn bytes_of(mut stream: impl std::io::Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read until an error is what there is.
+        let _ended = std::io::copy(&mut stream, &mut bytes);
+        bytes
+    })
+}
+
+/// The most memory that a process has had resident, while it runs.
+pub fn peak_memory_kib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+impl Place {
+    /// The program of this place.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Asserts that nothing of what ran here is left: no process of `family` or of this place's program, no
+    /// cgroup, no mount, nothing half-made in the store.
+    #[track_caller]
+    pub fn nothing_left(&self, family: &[Process]) {
+        // A killed process needs a moment until the kernel has taken it apart.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while !still_alive(family).is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(still_alive(family).is_empty(), "still alive: {:?}", still_alive(family));
+        let running: Vec<Process> = processes()
+            .into_iter()
+            .filter(|process| {
+                let exe = std::fs::read_link(format!("/proc/{}/exe", process.pid));
+                exe.is_ok_and(|exe| exe == self.program)
+            })
+            .collect();
+        assert!(running.is_empty(), "still running: {running:?}");
+        let made: Vec<PathBuf> = cgroups()
+            .into_iter()
+            .filter(|dir| {
+                family.iter().any(|process| dir.ends_with(format!("{}-{}", process.pid, process.started)))
+            })
+            .collect();
+        assert!(made.is_empty(), "cgroups left: {made:?}");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let root = self.root.to_str().unwrap();
+        assert!(!mounts.contains(root), "a mount is left: {mounts}");
+        self.store_is_whole();
+    }
+
+    /// Asserts that the store holds nothing but what belongs there.
+    #[track_caller]
+    fn store_is_whole(&self) {
+        let known = ["audit.jsonl", "blobs", "format", "locks", "names", "rootfs", "signatures", "tmp"];
+        for name in names_in(&self.store()) {
+            assert!(known.contains(&name.as_str()), "`{name}` is left in the store");
+        }
+        let half_made = names_in(&self.store().join("tmp"));
+        assert!(half_made.is_empty(), "half-made in the store: {half_made:?}");
+    }
+
+    /// The names of the unpacked layers.
+    pub fn unpacked(&self) -> Vec<String> {
+        names_in(&self.store().join("rootfs"))
+    }
+}
+
+/// The names in a directory, sorted; none when it is not there.
+pub fn names_in(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// An error as the program shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// What follows `error:`.
+    pub message: String,
+    /// What follows each `caused by:`.
+    pub causes: Vec<String>,
+    /// What follows `hint:`.
+    pub hint: String,
+}
+
+/// Reads the one error that `text` is, and asserts that it keeps the rules: one message, causes, a hint;
+/// nothing of how the program is built or where, no colour, no full stop.
+#[track_caller]
+pub fn one_error(text: &str) -> Shown {
+    assert_plain(text);
+    let after = |prefix: &str| -> Vec<String> {
+        text.lines().filter_map(|line| line.strip_prefix(prefix)).map(str::to_owned).collect()
+    };
+    let (messages, hints) = (after("error: "), after("hint: "));
+    assert_eq!(messages.len(), 1, "not one error: {text}");
+    assert_eq!(hints.len(), 1, "not one hint: {text}");
+    let shown =
+        Shown { message: messages[0].clone(), causes: after("  caused by: "), hint: hints[0].clone() };
+    for sentence in shown.causes.iter().chain([&shown.message, &shown.hint]) {
+        assert!(!sentence.trim().is_empty(), "an empty sentence: {text}");
+        assert!(!sentence.ends_with('.'), "ends with a full stop: {sentence}");
+    }
+    shown
+}
+
+/// Asserts that a text for people has nothing in it that is only for those who write the program.
+#[track_caller]
+pub fn assert_plain(text: &str) {
+    assert!(!text.contains('\u{1b}'), "an escape sequence: {text:?}");
+    let ours = [
+        env!("CARGO_MANIFEST_DIR"),
+        "/.cargo/",
+        "src/",
+        ".rs:",
+        "::",
+        "panicked",
+        "RUST_BACKTRACE",
+        "Some(",
+        "Err(",
+    ];
+    for word in ours {
+        assert!(!text.contains(word), "`{word}` is for those who write the program: {text}");
+    }
+}
+
+impl Place {
+    /// `palisade ARGUMENTS`, where these name the store.
+    pub fn elsewhere(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).env_clear().env("HOME", &self.root).current_dir(&self.root);
+        if nix::unistd::Uid::effective().is_root() && self.user == User::Ordinary {
+            command.uid(ORDINARY_ID).gid(ORDINARY_ID);
+        }
+        command.output().unwrap()
+    }
+}

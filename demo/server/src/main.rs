@@ -11,12 +11,15 @@
 //! tests: the same attempt that the sandbox refuses succeeds there. It stays harmless: what would change the
 //! machine is called with arguments that the kernel rejects only after it has granted permission.
 //!
+//! `--misbehave HOW` is a server that breaks the protocol ([`misbehave`]), for tests of hosts.
+//!
 //! Deliberately absent: name resolution (a static glibc cannot do it alone), threads, and the palisade crates:
 //! hostile code must not share code with what confines it. For the same reason the one unsafe function here
 //! lives in [`raw`] and not in `palisade-sys`.
 
 mod attack;
 mod mcp;
+mod misbehave;
 mod raw;
 mod report;
 mod serve;
@@ -28,12 +31,15 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value};
 
+use crate::misbehave::Misbehaviour;
+
 /// The argument with which a copy of this binary, run from a place where nothing may run, says that it ran.
 const EXEC_CANARY: &str = "--exec-canary";
 
 const USAGE: &str = concat!(
     "usage: palisade-demo-server    speak MCP on stdin and stdout\n",
     "       palisade-demo-server --probe TOOL [--arguments JSON] [--allow-dial]\n",
+    "       palisade-demo-server --misbehave garbage|endless-line|exit|deaf|mute    for tests of hosts\n",
 );
 
 fn main() -> ExitCode {
@@ -41,6 +47,10 @@ fn main() -> ExitCode {
         Ok(Mode::Serve) => serve::run(&mut io::stdin().lock(), &mut io::stdout().lock()),
         Ok(Mode::Probe(probe)) => probe.run(&mut io::stdout().lock()),
         Ok(Mode::ExecCanary) => return ExitCode::SUCCESS,
+        Ok(Mode::Misbehave(how)) => match how.run(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+            Ok(status) => return ExitCode::from(status),
+            Err(error) => Err(error),
+        },
         Err(message) => return fail(2, &format!("error: {message}\n\n{USAGE}")),
     };
     match answer {
@@ -62,6 +72,7 @@ enum Mode {
     Serve,
     Probe(Probe),
     ExecCanary,
+    Misbehave(Misbehaviour),
 }
 
 struct Probe {
@@ -76,9 +87,15 @@ impl Mode {
             None => Ok(Self::Serve),
             Some(EXEC_CANARY) => Ok(Self::ExecCanary),
             Some("--probe") => Probe::from_args(args).map(Self::Probe),
+            Some("--misbehave") => misbehaviour(args.next()).map(Self::Misbehave),
             Some(other) => Err(format!("unknown argument {other:?}")),
         }
     }
+}
+
+fn misbehaviour(name: Option<String>) -> Result<Misbehaviour, String> {
+    let name = name.ok_or("`--misbehave` needs to be told how")?;
+    Misbehaviour::named(&name).ok_or_else(|| format!("there is no misbehaviour {name:?}"))
 }
 
 impl Probe {

@@ -210,11 +210,14 @@ impl Endpoint {
         let headers = request.headers();
         gate::check_content_type(headers)?;
         gate::check_accept(headers, &["application/json", "text/event-stream"])?;
-        check_version(headers)?;
+        let version = version(headers)?;
         let session = session_id(headers)?;
         // A session that is gone is told so before its body is read.
         let known = session.as_deref().map(|id| self.session(id)).transpose()?;
         let body = read_body(request).await?;
+        if version == Version::Unknown {
+            return Err(handshake_needed(&body));
+        }
         match known {
             Some(handle) => self.message(&handle, body).await,
             None => self.first_message(body).await,
@@ -225,14 +228,8 @@ impl Endpoint {
     async fn first_message(&self, body: Bytes) -> Result<Answer, Box<Answer>> {
         match envelope::parse(&body) {
             Ok(Message::Request(request)) if request.method == "initialize" => {}
-            Ok(Message::Request(request)) => {
-                let answer =
-                    rpc::error(request.raw_id.get(), rpc::INVALID_REQUEST, protocol::HANDSHAKE_NEEDED);
-                return Err(Box::new(json(StatusCode::BAD_REQUEST, answer)));
-            }
-            Ok(Message::Notification(_) | Message::Response(_)) => {
-                let answer = rpc::error("null", rpc::INVALID_REQUEST, protocol::HANDSHAKE_NEEDED);
-                return Err(Box::new(json(StatusCode::BAD_REQUEST, answer)));
+            Ok(Message::Request(_) | Message::Notification(_) | Message::Response(_)) => {
+                return Err(handshake_needed(&body));
             }
             Err(error) => {
                 let answer = rpc::error("null", error.code(), &format!("the client sent {error}"));
@@ -275,7 +272,9 @@ impl Endpoint {
 
     fn get(&self, headers: &HeaderMap) -> Result<Answer, Box<Answer>> {
         gate::check_accept(headers, &["text/event-stream"])?;
-        check_version(headers)?;
+        if version(headers)? == Version::Unknown {
+            return Err(handshake_needed(b""));
+        }
         let Some(id) = session_id(headers)? else { return Err(no_session()) };
         let handle = self.session(&id)?;
         handle.touch();
@@ -318,14 +317,30 @@ fn session_id(headers: &HeaderMap) -> Result<Option<String>, Box<Answer>> {
     }
 }
 
-fn check_version(headers: &HeaderMap) -> Result<(), Box<Answer>> {
-    let Some(value) = gate::only(headers, &PROTOCOL_VERSION)? else { return Ok(()) };
-    if value.to_str().is_ok_and(|version| protocol::LEGACY.contains(&version)) {
-        return Ok(());
-    }
-    // None of the stateless revision's own errors: a client that speaks both eras falls back on this one.
-    let answer = rpc::error("null", rpc::INVALID_REQUEST, protocol::HANDSHAKE_NEEDED);
-    Err(Box::new(json(StatusCode::BAD_REQUEST, answer)))
+/// What a request's `MCP-Protocol-Version` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// Nothing, or a revision with a handshake.
+    Known,
+    /// Another revision.
+    Unknown,
+}
+
+fn version(headers: &HeaderMap) -> Result<Version, Box<Answer>> {
+    let Some(value) = gate::only(headers, &PROTOCOL_VERSION)? else { return Ok(Version::Known) };
+    let known = value.to_str().is_ok_and(|version| protocol::LEGACY.contains(&version));
+    Ok(if known { Version::Known } else { Version::Unknown })
+}
+
+/// None of the stateless revision's own errors, but under the request's id: a client that speaks both eras
+/// takes this for the answer of a gateway that needs the handshake, and falls back.
+fn handshake_needed(body: &[u8]) -> Box<Answer> {
+    let id = match envelope::parse(body) {
+        Ok(Message::Request(request)) => request.raw_id.get(),
+        Ok(Message::Notification(_) | Message::Response(_)) | Err(_) => "null",
+    };
+    let answer = rpc::error(id, rpc::INVALID_REQUEST, protocol::HANDSHAKE_NEEDED);
+    Box::new(json(StatusCode::BAD_REQUEST, answer))
 }
 
 fn no_session() -> Box<Answer> {

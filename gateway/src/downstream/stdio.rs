@@ -1,5 +1,7 @@
 //! One client on standard input and output.
 
+mod streams;
+
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -12,6 +14,8 @@ use bytes::Bytes;
 use crate::hub::{Accepted, Hub, Output, Session};
 use crate::line::{Line, LineReader, LineWriter, MAX_MESSAGE_BYTES};
 use crate::rpc;
+
+pub use self::streams::{ClientInput, ClientOutput, standard_streams};
 
 /// How many answers may wait for a client that does not read before its next message is read.
 const MAX_UNREAD: usize = 128;

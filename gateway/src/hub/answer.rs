@@ -1,7 +1,7 @@
 //! The answer to one request of a client.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -20,6 +20,10 @@ use crate::single::call_outcome;
 use crate::text;
 use crate::upstream::connection::{self, Reply, SendError, Waiter};
 use crate::upstream::server::{Ready, Server};
+
+/// After how long the gateway gives up on an answer. Clients give up after a minute or so and mostly say so;
+/// this frees the places of requests whose clients went away without a word.
+const ANSWER_DEADLINE: Duration = Duration::from_hours(1);
 
 /// An error to answer with.
 pub(super) struct Failure {
@@ -237,6 +241,15 @@ async fn forward_request(
     };
     // A cancelled request drops this future; its place at the server must not stay taken.
     let _waiting = connection.request(waiter, make).await.map_err(|error| send_failure(&error))?;
+    let answer = relay(trip, request, &mut replies);
+    tokio::time::timeout(ANSWER_DEADLINE, answer).await.unwrap_or_else(|_elapsed| {
+        let name = connection.name();
+        Err(Failure::new(rpc::SERVER_UNAVAILABLE, format!("server `{name}` did not answer within an hour")))
+    })
+}
+
+/// Passes on what comes before the answer, and the answer.
+async fn relay(trip: &Trip<'_>, request: &Request<'_>, replies: &mut mpsc::Receiver<Reply>) -> Answer {
     while let Some(reply) = replies.recv().await {
         match reply {
             Reply::Related(line) => {

@@ -23,10 +23,10 @@ fn a_permitted_call_is_forwarded_as_sent_or_under_the_permitted_name() {
     let line = Bytes::from_static(LINE.as_bytes());
     let permitted = call(LINE).permit(&policy("")).unwrap();
     assert_eq!(permitted.rule(), "no tools.allow");
-    assert_eq!(permitted.into_forward(&line, as_sent).unwrap().line(), LINE.as_bytes());
+    assert_eq!(permitted.forward_as_sent(&line).unwrap().line(), LINE.as_bytes());
     let renamed = call(LINE).renamed("get_x".to_owned());
     let permitted = renamed.permit(&policy("tools: { allow: [\"get_*\"] }\n")).unwrap();
-    let sent = permitted.into_forward(&line, as_sent).unwrap();
+    let sent = permitted.forward_as_sent(&line).unwrap();
     assert_eq!(sent.line(), LINE.replace("s__get_x", "get_x").as_bytes());
 }
 

@@ -1,13 +1,16 @@
 //! The end of a single server's run: the process is stopped, everybody who waits is answered, the end is logged.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 use tokio::task::JoinHandle;
 
 use super::pump::Proxy;
-use super::{ExitReason, SingleExit};
+use super::SingleExit;
 use crate::audit::Event;
+use crate::launch::ExitReport;
+use crate::text;
 use crate::upstream::process::Process;
 use crate::upstream::stderr::Tail;
 
@@ -18,12 +21,71 @@ const CLIENT_GRACE: Duration = Duration::from_secs(2);
 const ERRORS_GRACE: Duration = Duration::from_millis(500);
 
 /// Why the pumps stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum End {
     ClientLeft,
     ShutDown,
     ServerEnded,
-    ServerBroken(String),
+    ServerBroken(Broken),
+}
+
+/// What a server did that ended the conversation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Broken {
+    Garbage,
+    LongLine,
+    Silent { seconds: f32 },
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Broken::Garbage => f.write_str("it sent 64 lines in a row that are no MCP messages"),
+            Broken::LongLine => f.write_str("it sent a line over the limit of 16 MiB"),
+            Broken::Silent { seconds } => write!(f, "it did not answer `initialize` within {seconds} s"),
+        }
+    }
+}
+
+impl Broken {
+    fn hint(self) -> &'static str {
+        match self {
+            Broken::Garbage => {
+                "a server's standard output is for MCP messages only: see whether it can log elsewhere, and whether \
+                 `args` in the policy start it as a server on stdio"
+            }
+            Broken::LongLine => "ask it for less at a time, or ask its author for pages or links",
+            Broken::Silent { .. } => {
+                "raise `lifecycle.start_timeout` in the policy if it needs longer; `--verbose` shows what it says on \
+                 its standard error"
+            }
+        }
+    }
+}
+
+/// A run that did not end as runs do, for whoever started it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What happened.
+    pub sentence: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+fn fault(name: &str, end: &End, exit: ExitReport, sentence: String, stop_timeout: Duration) -> Option<Fault> {
+    match end {
+        End::ServerBroken(broken) => Some(Fault { sentence, hint: broken.hint().to_owned() }),
+        End::ServerEnded => {
+            Some(Fault { sentence, hint: "`--verbose` shows all that it says on its standard error".to_owned() })
+        }
+        End::ClientLeft | End::ShutDown if exit.was_killed() => Some(Fault {
+            sentence: format!("server `{name}` ignored the end of its input and TERM, and was killed"),
+            hint: format!(
+                "raise `lifecycle.stop_timeout` in the policy if it needs longer than {stop_timeout:?} to finish"
+            ),
+        }),
+        End::ClientLeft | End::ShutDown => None,
+    }
 }
 
 pub(super) struct Ended<'p, W> {
@@ -49,12 +111,9 @@ impl<W: AsyncWrite + Unpin> Ended<'_, W> {
         }
         let reason = sentence(&name, &end, Some(exit.status.to_string()), errors.last());
         proxy.fail_pending(&reason, CLIENT_GRACE).await;
-        proxy.audit.record(&name, &Event::stop(&reason, &exit));
-        let unexpected = !matches!(end.reason(), ExitReason::ClientLeft | ExitReason::ShutDown);
-        if unexpected {
-            tracing::error!(server = name, "{reason}");
-        }
-        SingleExit { exit, reason: end.reason() }
+        proxy.audit.record(&name, &Event::stop(text::without_quotes(&reason), &exit));
+        let fault = fault(&name, &end, exit, reason, proxy.entry.stop_timeout());
+        SingleExit { exit, reason: end.reason(), fault }
     }
 }
 
@@ -65,8 +124,5 @@ fn sentence(name: &str, end: &End, status: Option<String>, last_line: Option<Str
         End::ShutDown => return format!("server `{name}` was stopped because the gateway ends"),
         End::ServerEnded => status.unwrap_or_else(|| "closed its output".to_owned()),
     };
-    match last_line {
-        Some(line) => format!("server `{name}` {what}; its last line of standard error: {line}"),
-        None => format!("server `{name}` {what}"),
-    }
+    text::with_last_line(format!("server `{name}` {what}"), last_line)
 }

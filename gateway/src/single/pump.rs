@@ -12,13 +12,13 @@ use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::books::{Books, Kind};
-use super::end::End;
+use super::end::{Broken, End};
 use crate::audit::{CallOutcome, Decision, Event, Log, Peer, millis, tool_name};
 use crate::catalog;
 use crate::envelope::{self, EnvelopeError, Id, Message, Notification, Object, Outcome, Request, Response};
 use crate::launch::ServerEntry;
 use crate::line::{Line, LineReader, LineWriter};
-use crate::permit::{self, ClientRequest, Forward, ToolCall};
+use crate::permit::{ClientRequest, Forward, ToolCall};
 use crate::upstream::connection::MAX_GARBAGE_LINES;
 use crate::upstream::pipes::{Input, Output};
 use crate::{rpc, text};
@@ -110,7 +110,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             return std::future::pending().await;
         }
         let seconds = self.entry.start_timeout().as_secs_f32();
-        End::ServerBroken(format!("it did not answer `initialize` within {seconds} s"))
+        End::ServerBroken(Broken::Silent { seconds })
     }
 
     // ---- client to server
@@ -193,7 +193,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
                     "tools/list" => Kind::ToolsList,
                     _ => Kind::Other,
                 };
-                self.enter(id, raw_id.get(), kind, || plain.into_forward(line, permit::as_sent))
+                self.enter(id, raw_id.get(), kind, || plain.forward_as_sent(line))
             }
             Err(error) => self.client_violation(raw_id.get(), &error),
         }
@@ -220,7 +220,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             }
         };
         let kind = Kind::Call { tool, rule: permitted.rule().to_owned(), since: Instant::now() };
-        self.enter(id, raw_id.get(), kind, || permitted.into_forward(line, permit::as_sent))
+        self.enter(id, raw_id.get(), kind, || permitted.forward_as_sent(line))
     }
 
     fn enter(
@@ -250,7 +250,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             let line = match server.next().await {
                 Ok(Some(Line::Message(line))) => line,
                 Ok(Some(Line::TooLong)) => {
-                    return self.server_broken("it sent a line over the limit of 16 MiB");
+                    return self.server_broken(Broken::LongLine);
                 }
                 Ok(None) | Err(_) if self.client_left.load(Ordering::Relaxed) => return End::ClientLeft,
                 Ok(None) | Err(_) => return End::ServerEnded,
@@ -261,10 +261,10 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
         }
     }
 
-    fn server_broken(&self, what: &str) -> End {
-        let event = Event::ProtocolViolation { by: Peer::Server, detail: what };
+    fn server_broken(&self, broken: Broken) -> End {
+        let event = Event::ProtocolViolation { by: Peer::Server, detail: &broken.to_string() };
         self.audit.record(&self.entry.name(), &event);
-        End::ServerBroken(what.to_owned())
+        End::ServerBroken(broken)
     }
 
     async fn server_line(&self, line: Bytes) -> Result<(), End> {
@@ -288,13 +288,17 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
         let seen = self.garbage.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let name = self.entry.name();
         let start = String::from_utf8_lossy(line.get(..line.len().min(200)).unwrap_or_default()).into_owned();
-        tracing::warn!(server = name, "the server sent {error}: {}", text::bounded(&start, 100));
-        if seen == 1 {
+        let start = text::bounded(&start, 100);
+        // The first says what is wrong; the ones after it must not bury what else there is to read.
+        if seen > 1 {
+            tracing::info!(server = name, "the server sent {error}: {start}");
+        } else {
+            tracing::warn!(server = name, "the server sent {error}: {start}");
             let detail = format!("sent {error}");
             self.audit.record(&name, &Event::ProtocolViolation { by: Peer::Server, detail: &detail });
         }
         if seen >= MAX_GARBAGE_LINES {
-            return Err(self.server_broken("it sent 64 lines in a row that are no MCP messages"));
+            return Err(self.server_broken(Broken::Garbage));
         }
         Ok(())
     }

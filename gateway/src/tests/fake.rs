@@ -117,8 +117,10 @@ impl Launch for Fake {
             let code = script(&mut io);
             drop(io);
             *status.lock().unwrap() = Some(code);
-            if notice_end.lock().unwrap().take().is_some() {
+            // Counted before the notice is given.
+            if let Some(notice) = notice_end.lock().unwrap().take() {
                 alive.fetch_sub(1, Ordering::SeqCst);
+                drop(notice);
             }
         });
         Ok(Launched {
@@ -139,8 +141,9 @@ impl ServerProcess for FakeProcess {
     fn stop(&mut self) -> ExitReport {
         self.stops.fetch_add(1, Ordering::SeqCst);
         self.kill.send(()).unwrap_or_default();
-        if self.notice_end.lock().unwrap().take().is_some() {
+        if let Some(notice) = self.notice_end.lock().unwrap().take() {
             self.alive.fetch_sub(1, Ordering::SeqCst);
+            drop(notice);
         }
         ExitReport { status: ExitStatus::Signal(9), ending: Ending::Stopped }
     }

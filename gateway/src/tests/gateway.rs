@@ -582,3 +582,24 @@ async fn a_server_that_dies_before_its_first_client_is_reported_and_started_agai
     run.client.leave();
     assert_eq!(run.end().await.of("server_stop")[0]["exit_code"], 1);
 }
+
+#[tokio::test]
+async fn a_server_that_is_just_being_started_is_ended_too() {
+    let hanging = fake(|io| {
+        io.linger();
+        0
+    });
+    let late = fake(|io| {
+        io.linger();
+        0
+    });
+    let slow = Arc::new(Slow(Arc::clone(&late), Duration::from_millis(700)));
+    let mut run = run(vec![entry("hangs", QUICK, hanging.launcher()), entry("late", QUICK, slow)]);
+    run.client.initialize(json!({})).await;
+    run.client.send(&json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" })).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    run.shutdown.cancel();
+    run.end().await;
+    assert_eq!((hanging.starts(), hanging.alive(), hanging.stops()), (1, 0, 1));
+    assert_eq!((late.starts(), late.alive(), late.stops()), (1, 0, 1));
+}

@@ -211,6 +211,7 @@ async fn a_modern_request_is_refused_so_that_clients_fall_back() {
         .head("POST", &format!("{TYPES}\r\nMCP-Protocol-Version: 2026-07-28\r\nMcp-Method: server/discover"));
     let body = json!({ "jsonrpc": "2.0", "id": 1, "method": "server/discover" }).to_string();
     let reply = served.raw(&head, &body, NEVER).await;
+    assert_eq!(reply.json()["id"], 1, "a client must see that this answers its request");
     let code = reply.json()["error"]["code"].as_i64().unwrap();
     assert!(reply.status == 400 && !(-32099..=-32020).contains(&code), "{code}");
     served.end().await;

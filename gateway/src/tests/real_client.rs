@@ -1,7 +1,10 @@
 //! A real client (rmcp) over both transports.
 
 use rmcp::ServiceExt as _;
-use rmcp::model::{CallToolRequestParams, GetPromptRequestParams, ReadResourceRequestParams};
+use rmcp::model::{
+    CallToolRequestParams, GetPromptRequestParams, ProtocolVersion, ReadResourceRequestParams,
+};
+use rmcp::service::{ClientLifecycleMode, ClientServiceExt as _};
 use rmcp::transport::StreamableHttpClientTransport;
 use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 
@@ -53,6 +56,38 @@ async fn over_http() {
     let uri = format!("http://127.0.0.1:{}/mcp", served.port);
     let config = StreamableHttpClientTransportConfig::with_uri(uri).auth_header(TOKEN);
     let client = ().serve(StreamableHttpClientTransport::from_config(config)).await.unwrap();
+    exercise(&client).await;
+    client.cancel().await.unwrap();
+    served.end().await;
+}
+
+/// A client of both eras: it asks `server/discover` first.
+fn dual_era() -> ClientLifecycleMode {
+    ClientLifecycleMode::Auto {
+        preferred_versions: vec![ProtocolVersion::V_2026_07_28],
+        legacy_version: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_both_eras_falls_back_over_stdio() {
+    let (client_side, gateway_side) = tokio::io::duplex(1 << 16);
+    let (input, output) = tokio::io::split(gateway_side);
+    let transport = Transport::Stdio { input: Box::new(input), output: Box::new(output) };
+    let running = tokio::spawn(run_gateway(servers(), transport, context().0));
+    let client = ().serve_with_lifecycle(client_side, dual_era()).await.unwrap();
+    exercise(&client).await;
+    client.cancel().await.unwrap();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_both_eras_falls_back_over_http() {
+    let served = serve(servers()).await;
+    let uri = format!("http://127.0.0.1:{}/mcp", served.port);
+    let config = StreamableHttpClientTransportConfig::with_uri(uri).auth_header(TOKEN);
+    let transport = StreamableHttpClientTransport::from_config(config);
+    let client = ().serve_with_lifecycle(transport, dual_era()).await.unwrap();
     exercise(&client).await;
     client.cancel().await.unwrap();
     served.end().await;

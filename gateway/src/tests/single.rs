@@ -181,7 +181,11 @@ async fn a_server_that_exits_at_once_is_named_with_its_status_and_last_words() {
     );
     let (ended, audited) = run.end().await;
     assert_eq!(ended.unwrap().exit.status, ExitStatus::Code(3));
-    assert_eq!(audited.of("server_stop")[0]["exit_code"], 3);
+    let stop = &audited.of("server_stop")[0];
+    assert_eq!(
+        (&stop["exit_code"], &stop["reason"]),
+        (&json!(3), &json!("server `fake` exited with status 3"))
+    );
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::pipes::{Input, Output, Pipes};
 use super::process::Process;
@@ -101,7 +102,6 @@ pub(crate) struct Connection {
     next_id: AtomicI64,
     told: mpsc::Sender<Forward>,
     closing: CancellationToken,
-    ended: CancellationToken,
     reason: Mutex<Option<Arc<str>>>,
     errors: Tail,
 }
@@ -113,6 +113,7 @@ impl Connection {
         pipes: Pipes,
         audit: Arc<Log>,
         events: Arc<dyn ServerEvents>,
+        tasks: &TaskTracker,
     ) -> Arc<Connection> {
         let Pipes { input, output, process, errors, errors_read } = pipes;
         let (told, telling) = mpsc::channel(MAX_TOLD);
@@ -124,12 +125,11 @@ impl Connection {
             next_id: AtomicI64::new(1),
             told,
             closing: CancellationToken::new(),
-            ended: CancellationToken::new(),
             reason: Mutex::default(),
             errors,
         });
         let driver = Driver { connection: Arc::clone(&connection), audit, events, garbage: 0 };
-        tokio::spawn(driver.run(output, process, errors_read));
+        tasks.spawn(driver.run(output, process, errors_read));
         tokio::spawn(tell(Arc::clone(&connection), telling));
         connection
     }
@@ -152,11 +152,6 @@ impl Connection {
     pub(crate) fn close(&self, reason: &str) {
         self.set_reason(reason);
         self.closing.cancel();
-    }
-
-    /// Returns once the process has ended and is reaped.
-    pub(crate) async fn closed(&self) {
-        self.ended.cancelled().await;
     }
 
     /// Why there is no answer.
@@ -326,7 +321,6 @@ impl Driver {
             self.report_stop(&exit);
         }
         self.events.ended(&connection, &connection.reason());
-        connection.ended.cancel();
     }
 
     async fn settle_errors(&self, errors_read: tokio::task::JoinHandle<()>) {
@@ -356,15 +350,13 @@ impl Driver {
             (End::Eof, None) => format!("server `{name}` closed its output"),
             (End::Closed | End::Exited, None) => format!("server `{name}` has ended"),
         };
-        match self.connection.last_error_line() {
-            Some(line) => format!("{what}; its last line of standard error: {line}"),
-            None => what,
-        }
+        text::with_last_line(what, self.connection.last_error_line())
     }
 
     fn report_stop(&self, exit: &ExitReport) {
         let reason = self.connection.reason();
-        self.audit.record(&self.connection.name, &AuditEvent::stop(&reason, exit));
+        let own = text::without_quotes(&reason);
+        self.audit.record(&self.connection.name, &AuditEvent::stop(own, exit));
         tracing::info!(server = self.connection.name, status = %exit.status, "{reason}");
     }
 
@@ -403,8 +395,11 @@ impl Driver {
         self.garbage = self.garbage.saturating_add(1);
         let start = String::from_utf8_lossy(line.get(..line.len().min(200)).unwrap_or_default()).into_owned();
         let start = text::bounded(&start, 100);
-        tracing::warn!(server = self.connection.name, "the server sent {error}: {start}");
-        if self.garbage == 1 {
+        // The first says what is wrong; the ones after it must not bury what else there is to read.
+        if self.garbage > 1 {
+            tracing::info!(server = self.connection.name, "the server sent {error}: {start}");
+        } else {
+            tracing::warn!(server = self.connection.name, "the server sent {error}: {start}");
             let detail = format!("sent {error}");
             self.audit.record(
                 &self.connection.name,

@@ -2,16 +2,18 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio_util::task::TaskTracker;
 
 use crate::launch::{Ending, ExitReport, ExitStatus, Launch, LaunchError, Launched, ServerProcess};
 
 /// How long the launcher may take to signal and reap a server after its input was closed and the policy's
 /// stop timeout has passed. TERM, a few seconds of grace, KILL: the kernel then needs milliseconds.
-const STOP_BACKSTOP: Duration = Duration::from_secs(15);
+pub(crate) const STOP_BACKSTOP: Duration = Duration::from_secs(15);
 
 /// A running server's process.
 pub(crate) struct Process {
@@ -59,9 +61,9 @@ impl Process {
 
 /// Launches on a blocking thread. When this future is dropped (a deadline has passed), the server that is
 /// launched late is stopped by that same thread.
-pub(crate) async fn launch(launch: std::sync::Arc<dyn Launch>) -> Result<Launched, LaunchError> {
+pub(crate) async fn launch(launch: Arc<dyn Launch>, tasks: &TaskTracker) -> Result<Launched, LaunchError> {
     let (ready, launched) = tokio::sync::oneshot::channel();
-    tokio::task::spawn_blocking(move || {
+    tasks.spawn_blocking(move || {
         if let Err(Ok(late)) = ready.send(launch.launch()) {
             stop_late(late);
         }

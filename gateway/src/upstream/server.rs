@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Connection, Reply, ServerEvents, Waiter};
 use super::pipes::Pipes;
@@ -101,6 +102,7 @@ pub(crate) struct Server {
     events: Arc<dyn ServerEvents>,
     wishes: Arc<Wishes>,
     closing: CancellationToken,
+    tasks: TaskTracker,
     current: Mutex<Option<Arc<Ready>>>,
     starting: tokio::sync::Mutex<Starting>,
 }
@@ -120,6 +122,8 @@ pub(crate) struct Surroundings {
     pub(crate) events: Arc<dyn ServerEvents>,
     pub(crate) wishes: Arc<Wishes>,
     pub(crate) closing: CancellationToken,
+    /// Whatever holds a server's process; when it is empty, no server is left.
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Server {
@@ -131,6 +135,7 @@ impl Server {
             events: Arc::clone(&around.events),
             wishes: Arc::clone(&around.wishes),
             closing: around.closing.clone(),
+            tasks: around.tasks.clone(),
             current: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
         }
@@ -165,8 +170,9 @@ impl Server {
         }
         self.check_pause(&mut starting)?;
         let started = tokio::select! {
-            started = self.start(&mut starting) => started,
+            biased;
             () = self.closing.cancelled() => Err(StartError::new("the gateway is shutting down".to_owned())),
+            started = self.start(&mut starting) => started,
         };
         self.note(&mut starting, started)
     }
@@ -177,7 +183,12 @@ impl Server {
         if self.running().is_some() || starting.launched.is_some() {
             return Ok(());
         }
-        match self.launch(self.deadline()).await {
+        let launched = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Ok(()),
+            launched = self.launch(self.deadline()) => launched,
+        };
+        match launched {
             Ok(connection) => {
                 starting.launched = Some(connection);
                 Ok(())
@@ -186,14 +197,13 @@ impl Server {
         }
     }
 
-    /// Ends the server and waits until it is reaped.
+    /// Lets the server end; a start that is under way ends with `closing`.
     pub(crate) async fn shut_down(&self, reason: &str) {
         let launched = self.starting.lock().await.launched.take();
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
         let current = current.map(|ready| Arc::clone(&ready.connection));
         for connection in launched.into_iter().chain(current) {
             connection.close(reason);
-            connection.closed().await;
         }
     }
 
@@ -239,7 +249,8 @@ impl Server {
             }
             Err(error) => {
                 let sentence = error.to_string();
-                self.audit.record(&self.name, &AuditEvent::LaunchFailed { error: &sentence });
+                let event = AuditEvent::LaunchFailed { error: text::without_quotes(&sentence) };
+                self.audit.record(&self.name, &event);
                 starting.set_back(2, error.clone());
             }
         }
@@ -271,32 +282,30 @@ impl Server {
     }
 
     async fn launch(&self, deadline: Instant) -> Result<Arc<Connection>, StartError> {
-        let launched = match timeout_at(deadline, process::launch(Arc::clone(&self.entry.launch))).await {
-            Ok(Ok(launched)) => launched,
-            Ok(Err(error)) => {
-                return Err(StartError::new(format!(
-                    "server `{}` cannot be started: {}",
-                    self.name,
-                    chain(&error)
-                )));
-            }
-            Err(_elapsed) => return Err(StartError::new(self.late("start", None))),
-        };
+        let launched =
+            match timeout_at(deadline, process::launch(Arc::clone(&self.entry.launch), &self.tasks)).await {
+                Ok(Ok(launched)) => launched,
+                Ok(Err(error)) => {
+                    return Err(StartError::new(format!(
+                        "server `{}` cannot be started: {}",
+                        self.name,
+                        chain(&error)
+                    )));
+                }
+                Err(_elapsed) => return Err(StartError::new(self.late("start", None))),
+            };
         self.audit.record(&self.name, &AuditEvent::ServerStart { facts: &launched.facts });
         let pipes = Pipes::open(&self.name, launched).map_err(|error| {
             StartError::new(format!("server `{}` has no usable pipes: {error}", self.name))
         })?;
         let (audit, events) = (Arc::clone(&self.audit), Arc::clone(&self.events));
-        Ok(Connection::open(self.entry.clone(), pipes, audit, events))
+        Ok(Connection::open(self.entry.clone(), pipes, audit, events, &self.tasks))
     }
 
     fn late(&self, what: &str, last_line: Option<String>) -> String {
         let seconds = self.entry.start_timeout().as_secs_f32();
         let sentence = format!("server `{}` did not {what} within {seconds} s", self.name);
-        match last_line {
-            Some(line) => format!("{sentence}; its last line of standard error: {line}"),
-            None => sentence,
-        }
+        text::with_last_line(sentence, last_line)
     }
 
     async fn initialize(&self, connection: &Arc<Connection>) -> Result<Vec<String>, StartError> {
@@ -396,7 +405,7 @@ fn read_result(server: &str, method: &str, line: &[u8]) -> Result<String, String
                 let message = Object::parse(error.get(), &[]).ok();
                 let message = message.and_then(|error| error.get("message").and_then(envelope::text));
                 let message = text::name(message.as_deref().unwrap_or("no message"));
-                Err(format!("server `{server}` answered `{method}` with an error: {message}"))
+                Err(text::with_error_message(&format!("server `{server}` answered `{method}`"), &message))
             }
         },
         Ok(Message::Request(_) | Message::Notification(_)) | Err(_) => {

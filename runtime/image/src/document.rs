@@ -248,7 +248,7 @@ pub(crate) struct Entry {
     pub(crate) tag: Option<String>,
     /// What `cosign save` calls it.
     pub(crate) cosign_kind: Option<String>,
-    /// An artifact that is not an image (an attestation of BuildKit, for example).
+    /// An artifact that is not an image (an attestation that was made at build time, for example).
     pub(crate) is_attestation: bool,
 }
 

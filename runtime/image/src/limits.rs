@@ -94,4 +94,4 @@ pub(crate) const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 pub(crate) const CHILD_FILES_MAX: u64 = 256;
 
 /// One layer at its largest, inflated at 50 MB/s onto a slow disk, with a margin of four.
-pub(crate) const LAYER_TIME_MAX: Duration = Duration::from_secs(600);
+pub(crate) const LAYER_TIME_MAX: Duration = Duration::from_mins(10);

@@ -139,7 +139,8 @@ pub(crate) fn walk<R: Read, E>(
 
 /// The `tar` crate reports its own findings as `Other`; every other kind came from below it.
 fn read_error<E>(error: io::Error) -> WalkError<E> {
-    let from_below = error.get_ref().is_some_and(|inner| inner.is::<crate::unpack::LayerFault>());
+    let ours = error.get_ref().and_then(|inner| inner.downcast_ref::<crate::unpack::LayerFault>());
+    let from_below = ours.is_some();
     if from_below || error.kind() != io::ErrorKind::Other {
         WalkError::Read(error)
     } else {
@@ -162,10 +163,12 @@ impl Extensions {
             return Err(WalkError::Tar(TarFault::ExtensionTooLarge));
         }
         let bytes = palisade_sys::dir::read_all_bounded(contents, PAX_BYTES_MAX).map_err(read_error)?;
-        match kind {
-            EntryType::GNULongName => self.set_path(long_name(&bytes)),
-            EntryType::GNULongLink => self.set_link(long_name(&bytes)),
-            _ => self.pax(&bytes, kind == EntryType::XGlobalHeader),
+        if kind == EntryType::GNULongName {
+            self.set_path(long_name(&bytes))
+        } else if kind == EntryType::GNULongLink {
+            self.set_link(long_name(&bytes))
+        } else {
+            self.pax(&bytes, kind == EntryType::XGlobalHeader)
         }
         .map_err(WalkError::Tar)?;
         Ok(true)
@@ -181,7 +184,7 @@ impl Extensions {
 
     fn pax(&mut self, mut rest: &[u8], is_global: bool) -> Result<(), TarFault> {
         while !rest.is_empty() {
-            let (key, value, after) = pax_record(rest)?;
+            let PaxRecord { key, value, rest: after } = pax_record(rest)?;
             rest = after;
             let refused = || TarFault::ExtensionRecord { record: lossy(key) };
             match key {
@@ -215,8 +218,15 @@ fn long_name(bytes: &[u8]) -> Vec<u8> {
     bytes.strip_suffix(b"\0").unwrap_or(bytes).to_vec()
 }
 
+/// One record of a PAX header, and the bytes after it.
+struct PaxRecord<'b> {
+    key: &'b [u8],
+    value: &'b [u8],
+    rest: &'b [u8],
+}
+
 /// Splits `<length> <key>=<value>\n` off; the length counts all of it.
-fn pax_record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarFault> {
+fn pax_record(bytes: &[u8]) -> Result<PaxRecord<'_>, TarFault> {
     let bad = || TarFault::ExtensionRecord { record: lossy(bytes.get(..32).unwrap_or(bytes)) };
     let space = bytes.iter().position(|byte| *byte == b' ').ok_or_else(bad)?;
     let length = bytes.get(..space).and_then(|digits| std::str::from_utf8(digits).ok());
@@ -226,7 +236,7 @@ fn pax_record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), TarFault> {
     let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
     let key = record.get(..equals).ok_or_else(bad)?;
     let value = record.get(equals.saturating_add(1)..).ok_or_else(bad)?;
-    Ok((key, value, bytes.get(length..).ok_or_else(bad)?))
+    Ok(PaxRecord { key, value, rest: bytes.get(length..).ok_or_else(bad)? })
 }
 
 fn member(header: &Header, size: u64, offset: u64, extensions: Extensions) -> Result<Member, TarFault> {
@@ -252,6 +262,7 @@ fn member(header: &Header, size: u64, offset: u64, extensions: Extensions) -> Re
     Ok(Member { path, kind, link, mode, mtime, size, offset })
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the rest of the enum is every other type byte")]
 fn kind(header: &Header, path: &[u8], shown: &str) -> Result<MemberKind, TarFault> {
     let number = |field: io::Result<Option<u32>>| field.ok().flatten().unwrap_or(0);
     Ok(match header.entry_type() {

@@ -282,7 +282,7 @@ impl SandboxProcess {
 
     /// Waits for the server to end by itself, for as long as it takes.
     pub fn wait(&mut self) -> ExitReport {
-        while self.exit.is_none() && self.read_exit(Duration::from_secs(3600)) == Waited::TimedOut {}
+        while self.exit.is_none() && self.read_exit(Duration::from_hours(1)) == Waited::TimedOut {}
         self.finish()
     }
 

@@ -10,7 +10,7 @@
 //!
 //! - *rlimits* first: nothing later needs more descriptors than the server may have.
 //! - *securebits* need `CAP_SETPCAP`, so they come before the last capability goes.
-//! - *no_new_privs* is what lets an unprivileged process install the two that follow.
+//! - `no_new_privs` is what lets an unprivileged process install the two that follow.
 //! - *Landlock* before *seccomp*, whose list does not have the calls that make a ruleset.
 //! - *seccomp* last but for reading `/proc/self/status` back, which any server may do as well.
 //!
@@ -76,8 +76,8 @@ pub struct LockdownError {
 }
 
 impl LockdownError {
-    fn new(step: &'static str, message: impl ToString) -> Self {
-        Self { step, message: message.to_string() }
+    fn new(step: &'static str, message: impl std::fmt::Display) -> Self {
+        Self { step, message: format!("{message}") }
     }
 }
 

@@ -114,31 +114,28 @@ impl Allowlist {
     /// # Errors
     /// Only when a list in this crate is broken, or on an architecture without one.
     pub fn compile(&self) -> Result<Vec<CompiledFilter>, FilterError> {
-        let allowed: Vec<Value> = self
-            .by_call()
-            .into_iter()
-            .flat_map(|(call, rules)| {
-                // A rule without conditions makes the others of that call pointless, and
-                // seccompiler wants a call to have one kind only.
-                let open = rules.iter().any(|rule| rule.args.is_empty());
-                let kept = if open { rules.get(..1).unwrap_or_default().to_vec() } else { rules };
-                kept.into_iter().map(move |rule| {
-                    if open {
-                        json!({ "syscall": call })
-                    } else {
-                        json!({ "syscall": call, "args": rule.args })
-                    }
-                })
-            })
-            .collect();
-        let clone3 =
-            compile(json!({ "errno": NOT_IMPLEMENTED }), &json!("allow"), &[json!({ "syscall": "clone3" })])?;
-        let allowlist = compile(json!("allow"), &json!({ "errno": NOT_PERMITTED }), &allowed)?;
+        let allowed: Vec<Value> =
+            self.by_call().into_iter().flat_map(|(call, rules)| rules_of(call, &rules)).collect();
+        let clone3 = compile(
+            &json!({ "errno": NOT_IMPLEMENTED }),
+            &json!("allow"),
+            &[json!({ "syscall": "clone3" })],
+        )?;
+        let allowlist = compile(&json!("allow"), &json!({ "errno": NOT_PERMITTED }), &allowed)?;
         Ok(vec![clone3, allowlist])
     }
 }
 
-fn compile(matched: Value, otherwise: &Value, rules: &[Value]) -> Result<CompiledFilter, FilterError> {
+/// A rule without conditions makes the others of its call pointless, and seccompiler wants a call to
+/// have one kind only.
+fn rules_of(call: &str, rules: &[&Rule]) -> Vec<Value> {
+    if rules.iter().any(|rule| rule.args.is_empty()) {
+        return vec![json!({ "syscall": call })];
+    }
+    rules.iter().map(|rule| json!({ "syscall": call, "args": rule.args })).collect()
+}
+
+fn compile(matched: &Value, otherwise: &Value, rules: &[Value]) -> Result<CompiledFilter, FilterError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|_unknown| FilterError::Architecture)?;
     let document = json!({
         "filter": { "mismatch_action": otherwise, "match_action": matched, "filter": rules }

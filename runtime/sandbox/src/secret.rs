@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 pub const SECRET_MAX_BYTES: usize = 32 * 1024;
 
 /// One secret value.
+#[expect(missing_debug_implementations, reason = "what cannot be printed cannot leak into a log")]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {

@@ -255,8 +255,7 @@ impl SandboxSpec {
     /// `sha256:…` of the canonical JSON of this spec.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
-        let hex: String = Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("sha256:{hex}")
+        Sha256::digest(&json).iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
     }
 }
 
@@ -277,20 +276,20 @@ fn check_host(host: &HostSupport) -> Result<(), ResolveError> {
 }
 
 fn identity(policy: &Policy, image: Option<&ImageFacts>, host: &HostSupport) -> Identity {
-    let (inside_uid, inside_gid) = image.map_or((0, 0), |image| (image.uid, image.gid));
+    let inside = image.map_or((0, 0), |image| (image.uid, image.gid));
     if host.user.is_root() {
         let outside = unowned_id(policy.server.as_str());
         return Identity {
-            inside_uid,
-            inside_gid,
+            inside_uid: inside.0,
+            inside_gid: inside.1,
             outside_uid: outside,
             outside_gid: outside,
             started_by: StartedBy::Root,
         };
     }
     Identity {
-        inside_uid,
-        inside_gid,
+        inside_uid: inside.0,
+        inside_gid: inside.1,
         outside_uid: host.user.uid,
         outside_gid: host.user.gid,
         started_by: StartedBy::OrdinaryUser,

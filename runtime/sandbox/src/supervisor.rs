@@ -55,8 +55,8 @@ pub(crate) struct StepError {
 }
 
 impl StepError {
-    pub(crate) fn new(step: &'static str, message: impl ToString) -> Self {
-        Self { step, message: message.to_string() }
+    pub(crate) fn new(step: &'static str, message: impl std::fmt::Display) -> Self {
+        Self { step, message: format!("{message}") }
     }
 
     fn failure(&self) -> Failure {
@@ -69,23 +69,23 @@ pub(crate) trait During<T> {
     fn during(self, step: &'static str) -> Result<T, StepError>;
 }
 
-impl<T, E: ToString> During<T> for Result<T, E> {
+impl<T, E: std::fmt::Display> During<T> for Result<T, E> {
     fn during(self, step: &'static str) -> Result<T, StepError> {
-        self.map_err(|error| StepError::new(step, error.to_string()))
+        self.map_err(|error| StepError::new(step, error))
     }
 }
 
 /// The whole life of keeper and supervisor; `control` is the socket to the gateway.
 ///
 /// Returns the exit status of the process.
-pub fn main(control: OwnedFd) -> u8 {
-    let (launch, fds) = match first_request(&control) {
+pub fn main(control: &OwnedFd) -> u8 {
+    let (launch, fds) = match first_request(control) {
         Ok(request) => request,
-        Err(error) => return refuse(&control, &StepError::new("reading the launch request", error)),
+        Err(error) => return refuse(control, &StepError::new("reading the launch request", error)),
     };
-    match keep(&control, *launch, fds) {
+    match keep(control, *launch, fds) {
         Ok(()) => 0,
-        Err(error) => refuse(&control, &error),
+        Err(error) => refuse(control, &error),
     }
 }
 
@@ -174,7 +174,8 @@ fn launch_and_watch(
     drop((layers, mounts));
     let confined = identity::give_up_host_ids(entered, &spec.identity, keeper)?;
     let stdio = launch::Stdio { stdin, stdout, stderr };
-    let created = launch::create(&confined, &staged, spec, filters, stdio, secrets, cgroup)?;
+    let contents = launch::Contents { spec, filters, stdio, secrets };
+    let created = launch::create(&confined, &staged, contents, cgroup)?;
 
     watch::serve(control, created)
 }

@@ -21,8 +21,11 @@ def parse_arguments():
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds for each answer")
     parser.add_argument("--url")
     parser.add_argument("--token")
-    parser.add_argument("command", nargs="*")
-    return parser.parse_args()
+    # argparse keeps or drops `--` as its version pleases.
+    split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    arguments = parser.parse_args(sys.argv[1:split])
+    arguments.command = sys.argv[split + 1 :]
+    return arguments
 
 
 def load_steps(path, settings):

@@ -71,7 +71,7 @@ const STEPS = {
   call_tool: (client, { name, arguments: args = {} }, options) => {
     const params = { name, arguments: args };
     // The predecessor takes a result schema between the two.
-    return client.callTool.length > 2 || options.v1
+    return options.v1
       ? client.callTool(params, undefined, options)
       : client.callTool(params, options);
   },

@@ -92,19 +92,16 @@ impl Import<'_> {
 
     /// Signatures of the manifest, or of the index that it was chosen from.
     fn signatures(&self, entries: &[Entry], selected: &Selected) -> Result<usize, ImportError> {
-        let mut count = 0_usize;
-        for entry in entries {
-            for subject in
-                selected.record().digests().filter(|subject| speaks_about(entry, subject, selected))
-            {
-                count = count.saturating_add(1);
-                if count > SIGNATURE_MANIFESTS_MAX {
-                    return Err(ImportError::TooManySignatures);
-                }
-                self.signature(entry, subject)?;
-            }
+        let record = selected.record();
+        let of_this_image =
+            |entry: &Entry| record.digests().find(|subject| speaks_about(entry, subject, selected)).cloned();
+        let found: Vec<(&Entry, Digest)> =
+            entries.iter().filter_map(|entry| Some((entry, of_this_image(entry)?))).collect();
+        if found.len() > SIGNATURE_MANIFESTS_MAX {
+            return Err(ImportError::TooManySignatures);
         }
-        Ok(count)
+        found.iter().try_for_each(|(entry, subject)| self.signature(entry, subject))?;
+        Ok(found.len())
     }
 
     fn signature(&self, entry: &Entry, subject: &Digest) -> Result<(), ImportError> {

@@ -19,12 +19,16 @@ use crate::tarball::{self, Member, MemberKind, TarFault, WalkError};
 /// Two bytes that begin a gzip stream (RFC 1952).
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
+/// Offset and size of each file of an archive. Links and other things are `None`: they are not followed,
+/// but count as taking their name.
+type Members = BTreeMap<String, Option<(u64, u64)>>;
+
 /// An opened layout.
 pub(super) enum Source {
     /// Files below a directory; no link in it is followed.
     Directory(Dir),
     /// Members of an archive: where each begins and how long it is.
-    Archive { file: File, members: BTreeMap<String, (u64, u64)> },
+    Archive { file: File, members: Members },
 }
 
 impl Source {
@@ -78,20 +82,22 @@ impl Source {
     }
 
     fn open_file(&self, name: &str) -> Result<(Box<dyn Read + '_>, u64), ImportError> {
-        let missing = || ImportError::MissingFile { file: name.into() };
+        let failed = |source: io::Error| {
+            let file = name.to_owned();
+            if source.kind() == io::ErrorKind::NotFound {
+                ImportError::MissingFile { file }
+            } else {
+                ImportError::ReadFile { file, source }
+            }
+        };
         match self {
             Self::Directory(dir) => {
-                let (file, size) = open_regular(dir, name).map_err(|source| {
-                    if source.kind() == io::ErrorKind::NotFound {
-                        missing()
-                    } else {
-                        ImportError::ReadFile { file: name.into(), source }
-                    }
-                })?;
+                let (file, size) = open_regular(dir, name).map_err(failed)?;
                 Ok((Box::new(file), size))
             }
             Self::Archive { file, members } => {
-                let (offset, size) = *members.get(name).ok_or_else(missing)?;
+                let missing = || failed(io::ErrorKind::NotFound.into());
+                let (offset, size) = members.get(name).copied().flatten().ok_or_else(missing)?;
                 Ok((Box::new(Window { file, offset, left: size }), size))
             }
         }
@@ -100,7 +106,7 @@ impl Source {
     fn has(&self, name: &str) -> bool {
         match self {
             Self::Directory(dir) => dir.stat(Path::new(name)).is_ok(),
-            Self::Archive { members, .. } => members.contains_key(name),
+            Self::Archive { members, .. } => members.get(name).copied().flatten().is_some(),
         }
     }
 }
@@ -128,8 +134,8 @@ fn check_layout(path: &Path, source: Source) -> Result<Source, ImportError> {
 }
 
 /// Finds the members of an archive without reading their contents.
-fn scan(file: &File) -> Result<BTreeMap<String, (u64, u64)>, ImportError> {
-    let mut members = BTreeMap::new();
+fn scan(file: &File) -> Result<Members, ImportError> {
+    let mut members = Members::new();
     let mut archive = tar::Archive::new(file);
     let unreadable = |source: io::Error| {
         ImportError::Archive(TarFault::Malformed { detail: lossy(source.to_string().as_bytes()) })
@@ -143,20 +149,18 @@ fn scan(file: &File) -> Result<BTreeMap<String, (u64, u64)>, ImportError> {
     Ok(members)
 }
 
-fn record(members: &mut BTreeMap<String, (u64, u64)>, member: &Member) -> Result<(), TarFault> {
+fn record(members: &mut Members, member: &Member) -> Result<(), TarFault> {
     if member.kind == MemberKind::Directory {
         return Ok(());
     }
     let refused = |why: &str| TarFault::Malformed { detail: format!("{why}: {:?}", lossy(&member.path)) };
-    if member.kind != MemberKind::File {
-        return Err(refused("a layout holds files only"));
-    }
     let name = String::from_utf8(member.path.clone()).map_err(|_invalid| refused("the name is not text"))?;
     let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
     if members.len() >= LAYOUT_MEMBERS_MAX {
         return Err(refused("too many files"));
     }
-    if members.insert(name, (member.offset, member.size)).is_some() {
+    let place = (member.kind == MemberKind::File).then_some((member.offset, member.size));
+    if members.insert(name, place).is_some() {
         return Err(refused("the same file twice"));
     }
     Ok(())

@@ -128,7 +128,13 @@ fn write_format(root: &Dir) -> Result<(), StoreError> {
         file.sync_all()?;
         root.rename(Path::new(&temporary), root, Path::new("format"))
     };
-    write().map_err(StoreError::io("write its format"))
+    write().map_err(|error| {
+        // Whether it was made at all depends on where the disk became full.
+        if let Err(left) = root.remove_file(Path::new(&temporary)) {
+            tracing::debug!("the store's temporary format file was not removed: {left}");
+        }
+        StoreError::io("write its format")(error)
+    })
 }
 
 #[cfg(test)]

@@ -119,9 +119,7 @@ impl Store {
             for subject in record.digests() {
                 marked.blobs.insert(subject.hex().to_owned());
                 marked.subjects.insert(subject.hex().to_owned());
-                for signature in self.signatures(subject)? {
-                    marked.mark_signature(self, &signature)?;
-                }
+                marked.mark_signatures(self, subject)?;
             }
         }
         Ok(marked)
@@ -176,12 +174,14 @@ fn move_away(from: &Dir, entry: &OsString, to: &Dir) -> std::io::Result<()> {
 }
 
 impl Marked {
-    fn mark_signature(&mut self, store: &Store, signature: &Digest) -> Result<(), StoreError> {
-        self.blobs.insert(signature.hex().to_owned());
-        let bytes = store.read_blob(signature, DOCUMENT_BYTES_MAX)?;
-        let manifest = document::SignatureManifest::parse(&bytes)
-            .map_err(|what| StoreError::Damaged { what: what.to_string() })?;
-        self.blobs.extend(manifest.blobs().map(|blob| blob.digest.hex().to_owned()));
+    fn mark_signatures(&mut self, store: &Store, subject: &Digest) -> Result<(), StoreError> {
+        for signature in store.signatures(subject)? {
+            let bytes = store.read_blob(&signature, DOCUMENT_BYTES_MAX)?;
+            let manifest = document::SignatureManifest::parse(&bytes)
+                .map_err(|what| StoreError::Damaged { what: what.to_string() })?;
+            self.blobs.insert(signature.hex().to_owned());
+            self.blobs.extend(manifest.blobs().map(|blob| blob.digest.hex().to_owned()));
+        }
         Ok(())
     }
 

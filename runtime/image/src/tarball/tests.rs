@@ -1,12 +1,14 @@
 use super::*;
 
-fn records(bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TarFault> {
+type Pair = (Vec<u8>, Vec<u8>);
+
+fn records(bytes: &[u8]) -> Result<Vec<Pair>, TarFault> {
     let mut rest = bytes;
     let mut found = Vec::new();
     while !rest.is_empty() {
-        let (key, value, after) = pax_record(rest)?;
-        found.push((key.to_vec(), value.to_vec()));
-        rest = after;
+        let record = pax_record(rest)?;
+        found.push((record.key.to_vec(), record.value.to_vec()));
+        rest = record.rest;
     }
     Ok(found)
 }

@@ -63,3 +63,30 @@ impl Unpacking {
 fn refused(path: &EntryPath, rule: EntryRule) -> LayerFault {
     LayerFault::entry(path.bytes(), rule)
 }
+
+#[cfg(test)]
+mod tests {
+    use palisade_sys::dir::Dir;
+
+    use super::*;
+
+    #[test]
+    fn too_many_entries_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut unpacking = Unpacking::new(Tree::new(Dir::open_ambient(dir.path()).unwrap()));
+        let member = Member {
+            path: b"d".to_vec(),
+            kind: MemberKind::Directory,
+            link: Vec::new(),
+            mode: 0o755,
+            mtime: 0,
+            size: 0,
+            offset: 0,
+        };
+        for _ in 0..LAYER_ENTRIES_MAX {
+            unpacking.member(&member, &mut std::io::empty()).unwrap();
+        }
+        let refused = unpacking.member(&member, &mut std::io::empty());
+        assert_eq!(refused, Err(LayerFault::Limit { what: "entries".into(), max: LAYER_ENTRIES_MAX }));
+    }
+}

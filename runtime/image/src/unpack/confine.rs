@@ -50,6 +50,12 @@ pub(super) fn confine(tree: &Dir, landlock_required: bool) -> Result<Confined, L
     Ok(Confined { landlock_abi })
 }
 
+/// For the test of this module: confines the calling process, which must have one thread, for good.
+#[doc(hidden)]
+pub fn confine_this_process(tree: &Dir) -> Result<Option<u32>, LayerFault> {
+    Ok(confine(tree, true)?.landlock_abi())
+}
+
 fn failed<E: std::fmt::Display>(step: &'static str) -> impl Fn(E) -> LayerFault {
     move |error| LayerFault::Confinement { step: format!("{step}: {error}") }
 }

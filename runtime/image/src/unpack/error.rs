@@ -229,6 +229,29 @@ impl LayerFault {
         Self::Io { doing: doing.into(), detail: lossy(error.to_string().as_bytes()) }
     }
 
+    /// Whether other bytes in the blob could be the reason.
+    pub(super) fn is_of_the_contents(&self) -> bool {
+        match self {
+            Self::Size { .. }
+            | Self::Content { .. }
+            | Self::Inflate { .. }
+            | Self::Tar(_)
+            | Self::Entry { .. }
+            | Self::Limit { .. } => true,
+            Self::Digest { .. }
+            | Self::Time
+            | Self::NoSpace
+            | Self::NoXattrs
+            | Self::KernelCannotHide { .. }
+            | Self::Confinement { .. }
+            | Self::NoLandlock
+            | Self::ChildDied { .. }
+            | Self::Protocol { .. }
+            | Self::Unpublished
+            | Self::Io { .. } => false,
+        }
+    }
+
     pub(super) fn protocol(error: &serde_json::Error) -> Self {
         Self::Protocol { detail: lossy(error.to_string().as_bytes()) }
     }

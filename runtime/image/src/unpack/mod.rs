@@ -29,6 +29,7 @@ mod protocol;
 mod tree;
 mod whiteout;
 
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
@@ -40,11 +41,14 @@ use palisade_sys::dir::{Dir, DirLock};
 use palisade_sys::socket;
 
 pub use child::unpack_child_main;
+#[doc(hidden)]
+pub use confine::confine_this_process;
 pub use error::{DigestOf, EntryRule, LayerFault, UnpackError};
 pub use protocol::LayerReport;
 use protocol::{Reply, Request};
 
-use crate::limits::{LAYER_TIME_MAX, REPORT_BYTES_MAX};
+use crate::digest::HashingReader;
+use crate::limits::{BLOB_BYTES_MAX, LAYER_TIME_MAX, REPORT_BYTES_MAX};
 use crate::store::{LayerForm, LayerPlace, Published};
 use crate::verify::VerifiedLayer;
 use crate::{Evidence, ImageConfig, Store, VerifiedImage};
@@ -80,7 +84,7 @@ pub struct UnpackedRootfs {
     config: ImageConfig,
     layers: Vec<Dir>,
     reports: Vec<LayerReport>,
-    _in_use: Vec<DirLock>,
+    in_use: Vec<DirLock>,
 }
 
 impl UnpackedRootfs {
@@ -130,16 +134,16 @@ pub fn unpack_with(
         return Err(UnpackError::NoLayers);
     }
     let mut unpacked =
-        UnpackedRootfs { evidence, config, layers: Vec::new(), reports: Vec::new(), _in_use: Vec::new() };
+        UnpackedRootfs { evidence, config, layers: Vec::new(), reports: Vec::new(), in_use: Vec::new() };
     for layer in layers {
         let place = if unpacked.layers.is_empty() { LayerPlace::Bottom } else { LayerPlace::Above };
         let found = ensure_layer(store, &layer, place, options, &mut unpacked.reports)?;
         if found.form == LayerForm::Opaque {
             unpacked.layers.clear();
-            unpacked._in_use.clear();
+            unpacked.in_use.clear();
         }
         unpacked.layers.push(found.dir);
-        unpacked._in_use.push(found.lock);
+        unpacked.in_use.push(found.lock);
     }
     Ok(unpacked)
 }
@@ -151,18 +155,17 @@ fn ensure_layer(
     options: UnpackOptions,
     reports: &mut Vec<LayerReport>,
 ) -> Result<Published, UnpackError> {
-    let found = match store.find_layer(&layer.diff_id, place)? {
-        Some(found) => found,
-        None => {
-            let _one_at_a_time = store.lock_layer(&layer.diff_id)?;
-            // Another run may have published it while this one waited.
-            if let Some(found) = store.find_layer(&layer.diff_id, place)? {
-                found
-            } else {
-                reports.push(unpack_layer(store, layer, place, options)?);
-                let missing = || UnpackError::fault(layer, LayerFault::Unpublished);
-                store.find_layer(&layer.diff_id, place)?.ok_or_else(missing)?
-            }
+    let find = || store.find_layer(&layer.diff_id, place);
+    let found = if let Some(found) = find()? {
+        found
+    } else {
+        let _one_at_a_time = store.lock_layer(&layer.diff_id)?;
+        // Another run may have published it while this one waited.
+        if let Some(found) = find()? {
+            found
+        } else {
+            reports.push(unpack_layer(store, layer, place, options)?);
+            find()?.ok_or_else(|| UnpackError::fault(layer, LayerFault::Unpublished))?
         }
     };
     if found.form == LayerForm::Deleting {
@@ -190,10 +193,34 @@ fn unpack_layer(
         parent: std::process::id(),
     };
     let fds = [blob.as_fd(), tree.as_fd(), staging.dir().as_fd()];
-    let report = run_child(&request, &fds).map_err(|fault| UnpackError::fault(layer, fault))?;
+    let report = run_child(&request, &fds).map_err(|fault| blame(store, layer, fault))?;
     check_digests(layer, &report)?;
     store.publish_layer(&staging, Path::new(TREE), &layer.diff_id, report.form.into())?;
     Ok(report)
+}
+
+/// A blob that was damaged in the store mostly fails in the archive that it no longer holds, before its digest is
+/// known. Whoever reads the error must not blame the publisher for that, so the digest is looked at before.
+fn blame(store: &Store, layer: &VerifiedLayer, fault: LayerFault) -> UnpackError {
+    if !fault.is_of_the_contents() {
+        return UnpackError::fault(layer, fault);
+    }
+    let expected = &layer.packed.blob.digest;
+    match store.open_blob(expected).map(stored_digest) {
+        Ok(Ok(found)) if found != *expected => {
+            let (expected, found) = (expected.to_string(), found.to_string());
+            UnpackError::fault(layer, LayerFault::Digest { what: DigestOf::Blob, expected, found })
+        }
+        // What was found first stays the best that can be said.
+        Ok(Ok(_) | Err(_)) | Err(_) => UnpackError::fault(layer, fault),
+    }
+}
+
+fn stored_digest(blob: std::fs::File) -> std::io::Result<Digest> {
+    // No blob gets into the store above this size.
+    let mut blob = HashingReader::new(blob.take(BLOB_BYTES_MAX));
+    std::io::copy(&mut blob, &mut std::io::sink())?;
+    Ok(blob.finish().0)
 }
 
 fn check_digests(layer: &VerifiedLayer, report: &LayerReport) -> Result<(), UnpackError> {

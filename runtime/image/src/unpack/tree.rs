@@ -72,7 +72,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Returns the number of bytes written.
+    /// Writes a regular file with its mode, time and size.
     pub(super) fn file(
         &mut self,
         path: &EntryPath,
@@ -146,18 +146,24 @@ impl Tree {
             match self.root.create_dir(&above, WORKING_MODE) {
                 Ok(_) => drop(self.directories.insert(above, Finish { mode: IMPLIED_MODE, mtime: 0 })),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    let above = EntryPath::parse(above.as_os_str().as_bytes())?;
-                    let through = if self.look(&above)? == Found::Link {
-                        EntryRule::ThroughLink
-                    } else {
-                        EntryRule::ThroughFile
-                    };
-                    return Err(LayerFault::entry(path.bytes(), through));
+                    return Err(self.through(path, &above));
                 }
                 Err(error) => return Err(LayerFault::io("make a directory", &error)),
             }
         }
         Ok(())
+    }
+
+    /// Something that is no directory is in the way.
+    fn through(&self, path: &EntryPath, above: &Path) -> LayerFault {
+        let look = EntryPath::parse(above.as_os_str().as_bytes()).and_then(|above| self.look(&above));
+        match look {
+            Ok(Found::Link) => LayerFault::entry(path.bytes(), EntryRule::ThroughLink),
+            Ok(Found::File | Found::Directory | Found::Nothing) => {
+                LayerFault::entry(path.bytes(), EntryRule::ThroughFile)
+            }
+            Err(fault) => fault,
+        }
     }
 
     /// Makes the parents, and removes what an earlier entry of the same name made.
@@ -170,11 +176,20 @@ impl Tree {
     }
 
     fn clear(&mut self, path: &EntryPath) -> Result<(), LayerFault> {
-        if self.look(path)? == Found::Nothing {
+        let found = self.look(path)?;
+        if found == Found::Nothing {
             return Ok(());
         }
         self.root.remove_tree(path.as_path()).map_err(io_fault("replace an entry"))?;
-        self.directories.retain(|directory, _| !directory.starts_with(path.as_path()));
+        if found == Found::Directory {
+            // Paths are ordered by component, so what lies below a directory follows it at once.
+            let from = self.directories.range(path.as_path().to_path_buf()..);
+            let below: Vec<PathBuf> =
+                from.map(|(at, _)| at.clone()).take_while(|at| at.starts_with(path.as_path())).collect();
+            for directory in below {
+                self.directories.remove(&directory);
+            }
+        }
         Ok(())
     }
 
@@ -265,6 +280,20 @@ pub(super) fn joined(parent: &EntryPath, name: &[u8]) -> Result<EntryPath, Layer
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replacing_a_directory_forgets_what_was_below_it_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tree = Tree::new(Dir::open_ambient(dir.path()).unwrap());
+        let path = |text: &str| EntryPath::parse(text.as_bytes()).unwrap();
+        for directory in ["a", "a/b", "a/b/c", "a-b", "a.b/c", "ab"] {
+            tree.directory(&path(directory), 0o755, 0).unwrap();
+        }
+        tree.file(&path("a"), (0o644, 0, 0), &mut io::empty()).unwrap();
+        let left: Vec<_> = tree.directories.keys().map(|path| path.to_str().unwrap()).collect();
+        assert_eq!(left, ["a-b", "a.b", "a.b/c", "ab"]);
+        tree.finish().unwrap();
+    }
 
     #[test]
     fn modes_are_widened_and_stripped() {

@@ -24,7 +24,9 @@ mod payload;
 mod sign;
 mod signature;
 
-use palisade_policy::Digest;
+use std::path::Path;
+
+use palisade_policy::{Digest, ImageTrust, KeySource, Signer, Tlog};
 
 pub use error::{KeyError, SignError, VerifyError};
 pub use evidence::{Evidence, Proof, SignedObject};
@@ -58,6 +60,25 @@ pub enum Trust {
         /// In the policy author's words; it goes to the audit log.
         reason: String,
     },
+}
+
+impl Trust {
+    /// What a policy says, with the keys that it names read. Relative key files are relative to
+    /// `policy_dir`, the folder of the policy file.
+    pub fn of_policy(trust: &ImageTrust, policy_dir: &Path) -> Result<Self, KeyError> {
+        let key = |signer: &Signer| match signer {
+            Signer::Key { key: KeySource::File(path), tlog: Tlog::Optional } => {
+                PublicKey::read(&policy_dir.join(path))
+            }
+            Signer::Key { key: KeySource::Pem(pem), tlog: Tlog::Optional } => PublicKey::from_pem(pem),
+        };
+        Ok(match trust {
+            ImageTrust::SignedBy(signers) => {
+                Self::SignedBy(signers.iter().map(key).collect::<Result<_, _>>()?)
+            }
+            ImageTrust::Unsigned { reason } => Self::Unsigned { reason: reason.clone() },
+        })
+    }
 }
 
 /// An image that its policy accepts, and why.

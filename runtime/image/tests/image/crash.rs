@@ -18,7 +18,7 @@ trials![
 ];
 
 /// Files enough that a kill falls into the middle.
-const FILES: usize = 20_000;
+const FILES: usize = 6_000;
 
 /// The role `__prepare`: unpack an image, and say how it ended.
 pub(crate) fn prepare(store: &str, name: &str) -> ExitCode {

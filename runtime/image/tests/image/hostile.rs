@@ -14,7 +14,6 @@ trials![
     contents_must_be_of_the_media_type,
     damaged_streams_are_refused,
     digests_are_checked_after_the_stream,
-    too_many_entries_are_refused,
 ];
 
 fn a() -> Archive {
@@ -37,12 +36,12 @@ fn refused(layer: PackedLayer) -> LayerFault {
 }
 
 fn rule(archive: Archive) -> EntryRule {
-    match refused(archive.gzip()) {
-        LayerFault::Entry { rule, .. } => rule,
-        other => panic!("refused for another reason: {other}"),
-    }
+    let fault = refused(archive.gzip());
+    let LayerFault::Entry { rule, .. } = fault else { panic!("refused for another reason: {fault}") };
+    rule
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn entries_are_refused_by_rule() {
     let deep = vec!["d"; 65].join("/");
     let long = [vec![b'n'; 256], vec![0]].concat();
@@ -126,6 +125,7 @@ fn zero_device(header: &mut tar::Header) {
     header.set_device_minor(0).unwrap();
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn archives_are_refused() {
     let entry = |name: &str| name.to_owned();
     let many =
@@ -253,13 +253,12 @@ fn control_the_same_shapes_unpack_when_they_are_honest() {
 }
 
 fn a_bomb_is_stopped() {
-    // 80 MiB of zeros: deflate makes 80 KiB of them, a thousand to one.
-    let zeros = vec![0; 80 * 1024 * 1024];
-    let bomb = a().file("zeros", &zeros).gzip();
+    // Zstandard makes some 6 KiB of 66 MiB of zeros, ten thousand to one.
+    let bomb = zstd(&a().file("zeros", &vec![0; 66 << 20]).done());
+    assert!(bomb.blob.len() < 20_000);
     assert!(matches!(refused(bomb), LayerFault::Limit { .. }));
-    // The same contents, less well packed, are fine.
-    let layer = PackedLayer { media_type: PLAIN.into(), ..packed(a().file("zeros", &zeros).done()) };
-    Fixture::new().unpack_layer(layer).unwrap();
+    // The control: as densely packed, and small enough to do no harm.
+    Fixture::new().unpack_layer(zstd(&a().file("zeros", &vec![0; 2 << 20]).done())).unwrap();
 }
 
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -334,17 +333,4 @@ fn digests_are_checked_after_the_stream() {
     let fault = refused(PackedLayer { diff_id: other.clone(), ..packed(archive) });
     let LayerFault::Digest { what, expected, .. } = fault else { panic!("{fault}") };
     assert_eq!((what, expected), (DigestOf::Archive, other.to_string()));
-}
-
-fn too_many_entries_are_refused() {
-    // Half a million links; the archive alone has 256 MiB, which gzip makes small.
-    let entry = header(b'2', b"l", b"t", 0, |_| {});
-    let mut archive = Vec::with_capacity(512 * 500_010);
-    for _ in 0..500_001 {
-        archive.extend_from_slice(entry.as_bytes());
-    }
-    archive.extend_from_slice(&[0; 1024]);
-    // Not compressed: the ratio would be refused first.
-    let fault = refused(packed(archive));
-    assert_eq!(fault, LayerFault::Limit { what: "entries".into(), max: 500_000 });
 }

@@ -20,6 +20,7 @@ trials![
     confusing_documents_are_refused,
     a_second_import_replaces_the_name,
     links_in_a_layout_are_not_followed,
+    what_skopeo_writes_is_understood,
 ];
 
 fn import(fixture: &Fixture, layout: &Path) -> Result<Imported, ImportError> {
@@ -104,6 +105,10 @@ fn what_is_no_layout_is_refused_with_a_hint() {
     for (contents, expected) in [
         (docker, "a Docker archive"),
         (Archive::default().file("etc/passwd", b"").done(), "something else"),
+        (
+            Archive::default().file("oci-layout", b"").symlink("index.json", "/etc/passwd").done(),
+            "something else",
+        ),
         (vec![0x1f, 0x8b, 8, 0], "a compressed archive"),
     ] {
         fs::write(&file, contents).unwrap();
@@ -113,8 +118,8 @@ fn what_is_no_layout_is_refused_with_a_hint() {
         assert!(error.hint().unwrap().contains("skopeo copy"));
     }
     for (contents, why) in [
-        (Archive::default().symlink("index.json", "/etc/passwd").done(), "a layout holds files only"),
         (Archive::default().file("a", b"").file("./a", b"").done(), "the same file twice"),
+        (Archive::default().file("a", b"").symlink("a", "b").done(), "the same file twice"),
         (b"nothing like tar".repeat(100), "checksum"),
     ] {
         fs::write(&file, contents).unwrap();
@@ -136,6 +141,11 @@ fn put(layout: &Path, media_type: &str, document: &Value) -> Value {
 
 fn read_json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Where the blob of a descriptor is.
+fn blob(layout: &Path, descriptor: &Value) -> std::path::PathBuf {
+    layout.join("blobs").join(descriptor["digest"].as_str().unwrap().replace(':', "/"))
 }
 
 fn write_index(layout: &Path, entries: &[Value]) {
@@ -181,7 +191,7 @@ fn the_platform_is_chosen_from_an_index() {
         "manifests": [on(&absent, "s390x", None), on(&absent, here, Some("v9")), attestation, on(&entry, here, None)],
     });
     let descriptor = put(&layout, INDEX, &index);
-    write_index(&layout, &[descriptor.clone()]);
+    write_index(&layout, std::slice::from_ref(&descriptor));
     let imported = import(&fixture, &layout).unwrap();
     assert_eq!(imported.manifest.to_string(), entry["digest"].as_str().unwrap());
     assert_eq!(imported.index.unwrap().to_string(), descriptor["digest"].as_str().unwrap());
@@ -201,10 +211,9 @@ fn the_platform_is_chosen_from_an_index() {
 fn an_image_for_another_platform_is_refused() {
     let fixture = Fixture::new();
     let (layout, entry) = layout_of_hello(&fixture);
-    let manifest_path = layout.join("blobs/sha256").join(&entry["digest"].as_str().unwrap()[7..]);
+    let manifest_path = blob(&layout, &entry);
     let mut manifest = read_json(&manifest_path);
-    let config_digest = manifest["config"]["digest"].as_str().unwrap()[7..].to_owned();
-    let mut config = read_json(&layout.join("blobs/sha256").join(config_digest));
+    let mut config = read_json(&blob(&layout, &manifest["config"]));
     config["architecture"] = json!("s390x");
     manifest["config"] = put(&layout, "application/vnd.oci.image.config.v1+json", &config);
     // The index lies about it.
@@ -236,7 +245,7 @@ fn several_images_need_a_name() {
 fn confusing_documents_are_refused() {
     let fixture = Fixture::new();
     let (layout, entry) = layout_of_hello(&fixture);
-    let manifest_path = layout.join("blobs/sha256").join(&entry["digest"].as_str().unwrap()[7..]);
+    let manifest_path = blob(&layout, &entry);
     let manifest = read_json(&manifest_path);
     let changed = |change: &dyn Fn(&mut Value)| {
         let mut manifest = manifest.clone();
@@ -313,4 +322,29 @@ fn links_in_a_layout_are_not_followed() {
     fs::remove_file(&index).unwrap();
     fs::rename(fixture.path("elsewhere"), &index).unwrap();
     import(&fixture, &layout).unwrap();
+}
+
+/// The other way round as well: skopeo reads what we write. Needs skopeo.
+fn what_skopeo_writes_is_understood() {
+    let fixture = Fixture::new();
+    let layout = fixture.path("layout");
+    let manifest = hello().write(&layout).unwrap();
+    let copy = |target: String| {
+        let source = format!("oci:{}:latest", layout.display());
+        std::process::Command::new("skopeo")
+            .args(["copy", "--quiet", "--insecure-policy", &source, &target])
+            .output()
+            .map(|output| assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let archive = fixture.path("oci.tar");
+    if copy(format!("oci-archive:{}:v1", archive.display())).is_err() {
+        println!("skipped: skopeo is not installed");
+        return;
+    }
+    assert_eq!(import(&fixture, &archive).unwrap().manifest, manifest);
+    let docker = fixture.path("docker.tar");
+    copy(format!("docker-archive:{}:hello:v1", docker.display())).unwrap();
+    let error = import(&fixture, &docker).unwrap_err();
+    assert!(matches!(error, ImportError::NotALayout { found: "a Docker archive", .. }), "{error}");
+    assert_eq!(fixture.unpack("example.org/hello:1").unwrap().reports().len(), 1);
 }

@@ -3,12 +3,15 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use palisade_image::layout::{Builder, LayerFiles, PackedLayer, Runtime};
 use palisade_image::unpack::LayerFault;
-use palisade_image::{LandlockNeed, UnpackError, UnpackOptions, unpack_with};
+use palisade_image::{
+    LandlockNeed, Store, Trust, UnpackError, UnpackOptions, VerifyRequest, unpack, unpack_with, verify,
+};
 
-use crate::support::{Archive, Fixture, digest, entries, fault, hello, trials};
+use crate::support::{Archive, Fixture, digest, entries, fault, hello, image_name, trials};
 
 trials![
     files_come_out_with_widened_modes_and_their_times,
@@ -66,14 +69,23 @@ fn a_layer_is_unpacked_once_and_shared() {
 fn parallel_runs_unpack_a_layer_once() {
     let fixture = Fixture::new();
     fixture.import(&many_files(3000), "a:1");
+    let path = fixture.path("store");
     let unpacked: usize = std::thread::scope(|scope| {
-        let runs: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| fixture.unpack("a:1").unwrap().reports().len())).collect();
+        let runs: Vec<_> = (0..4).map(|_| scope.spawn(|| unpack_in(&path))).collect();
         runs.into_iter().map(|run| run.join().unwrap()).sum()
     });
     assert_eq!(unpacked, 1);
     fixture.assert_published(1);
     assert_eq!(entries(&fixture.only_layer()).len(), 3000);
+}
+
+/// A run of its own, with its own store and locks; how many layers it unpacked.
+fn unpack_in(store: &Path) -> usize {
+    let store = Store::open(store).unwrap();
+    let trust = Trust::Unsigned { reason: "a test".into() };
+    let image =
+        verify(&store, &VerifyRequest { name: &image_name("a:1"), expected_digest: None, trust }).unwrap();
+    unpack(&store, image).unwrap().reports().len()
 }
 
 /// An image with that many small files.
@@ -133,7 +145,7 @@ fn directories_without_permission_can_be_removed() {
         .file("locked/inner/f", b"x");
     let unpacked = fixture.unpack_layer(archive.clone().gzip()).unwrap();
     drop(unpacked);
-    fixture.store.rm(&crate::support::image_name("case:0")).unwrap();
+    fixture.store.rm(&image_name("case:0")).unwrap();
     fixture.assert_published(0);
     // And when the layer is refused after they were made.
     let refused = archive.file("../x", b"");

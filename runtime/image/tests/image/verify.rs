@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use palisade_image::layout::{Builder, LayerFiles, Runtime};
-use palisade_image::verify::signature_artifact;
+use palisade_image::verify::{SignatureArtifact, signature_artifact};
 use palisade_image::{
     Digest, KeyError, PrivateKey, Proof, PublicKey, SignedObject, Trust, VerifiedImage, VerifyError,
     VerifyRequest, keygen, sign, verify,
@@ -26,6 +26,7 @@ trials![
     a_payload_of_another_type_is_refused,
     key_files_are_private_and_never_overwritten,
     the_config_is_given_as_written,
+    a_policy_names_its_keys,
 ];
 
 fn signed_by(fixture: &Fixture, name: &str, keys: &[&str]) -> Result<VerifiedImage, VerifyError> {
@@ -112,10 +113,8 @@ fn a_signature_that_comes_with_the_layout_counts() {
     fixture.import(&hello().signature(artifact.clone()), "hello:1");
     signed_by(&fixture, "hello:1", &[&pem]).unwrap();
     // A signature for something else in the same layout is not taken along.
-    let elsewhere = palisade_image::verify::SignatureArtifact {
-        tag: format!("sha256-{}.sig", digest(b"elsewhere").hex()),
-        ..artifact
-    };
+    let elsewhere =
+        SignatureArtifact { tag: format!("sha256-{}.sig", digest(b"elsewhere").hex()), ..artifact };
     let second = Fixture::new();
     second.import(&hello().signature(elsewhere), "hello:1");
     assert!(matches!(signed_by(&second, "hello:1", &[&pem]), Err(VerifyError::NoSignature { .. })));
@@ -182,11 +181,17 @@ fn the_pinned_digest_must_be_the_one_that_runs() {
     assert!(matches!(error, VerifyError::OtherDigest { .. }), "{error}");
 }
 
+/// Where the signature is.
+const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
+
+/// A change to a signature manifest and its payload.
+type Change = dyn Fn(&mut Value, &mut Vec<u8>);
+
 fn altered_payloads_and_signatures_are_refused() {
     let (key, pem) = key();
     let manifest = hello().manifest_digest().unwrap();
     let whole = signature_artifact("hello", &manifest, &key).unwrap();
-    let check = |change: &dyn Fn(&mut Value, &mut Vec<u8>)| {
+    let check = |change: &Change| {
         let fixture = Fixture::new();
         let mut artifact = whole.clone();
         let mut document: Value = serde_json::from_slice(&artifact.manifest).unwrap();
@@ -198,25 +203,24 @@ fn altered_payloads_and_signatures_are_refused() {
         signed_by(&fixture, "hello:1", &[&pem])
     };
     check(&|_, _| {}).unwrap();
-    let annotation = "dev.cosignproject.cosign/signature";
-    let untrusted: [&dyn Fn(&mut Value, &mut Vec<u8>); 5] = [
+    let untrusted: [&Change; 5] = [
         &|_, payload| payload.push(b' '),
         &|_, payload| payload[30] ^= 1,
-        &|document, _| document["layers"][0]["annotations"][annotation] = json!(""),
-        &|document, _| document["layers"][0]["annotations"][annotation] = json!("not base64!"),
+        &|document, _| document["layers"][0]["annotations"][ANNOTATION] = json!(""),
+        &|document, _| document["layers"][0]["annotations"][ANNOTATION] = json!("not base64!"),
         &|document, _| {
-            let text = document["layers"][0]["annotations"][annotation].as_str().unwrap();
+            let text = document["layers"][0]["annotations"][ANNOTATION].as_str().unwrap();
             // A bit in the middle of the DER, so that it stays base64.
-            let swapped = if text.as_bytes()[40] == b'A' { "B" } else { "A" };
-            document["layers"][0]["annotations"][annotation] =
-                json!(format!("{}{swapped}{}", &text[..40], &text[41..]));
+            let mut text = text.as_bytes().to_vec();
+            text[40] = if text[40] == b'A' { b'B' } else { b'A' };
+            document["layers"][0]["annotations"][ANNOTATION] = json!(String::from_utf8(text).unwrap());
         },
     ];
     for change in untrusted {
         let error = check(change).unwrap_err();
         assert!(matches!(error, VerifyError::UntrustedKey { .. }), "{error}");
     }
-    let unsigned: [&dyn Fn(&mut Value, &mut Vec<u8>); 2] = [
+    let unsigned: [&Change; 2] = [
         &|document, _| drop(document["layers"][0].as_object_mut().unwrap().remove("annotations")),
         &|document, _| document["layers"][0]["mediaType"] = json!("text/plain"),
     ];
@@ -227,11 +231,7 @@ fn altered_payloads_and_signatures_are_refused() {
 }
 
 /// Signs any payload with the libraries below, as somebody with the key and other plans could.
-fn artifact_over(
-    payload: &[u8],
-    pkcs8: &[u8],
-    manifest: &Digest,
-) -> palisade_image::verify::SignatureArtifact {
+fn artifact_over(payload: &[u8], pkcs8: &[u8], manifest: &Digest) -> SignatureArtifact {
     use base64::Engine as _;
     let pair = sigstore_crypto::KeyPair::from_pkcs8_der(pkcs8).unwrap();
     let signature = base64::engine::general_purpose::STANDARD.encode(pair.sign(payload).unwrap().as_bytes());
@@ -248,7 +248,7 @@ fn artifact_over(
             "annotations": { "dev.cosignproject.cosign/signature": signature },
         }],
     });
-    palisade_image::verify::SignatureArtifact {
+    SignatureArtifact {
         tag: format!("sha256-{}.sig", manifest.hex()),
         manifest: serde_json::to_vec(&document).unwrap(),
         config,
@@ -334,4 +334,21 @@ fn the_config_is_given_as_written() {
     let files = LayerFiles::new().file("bin/node", 0o755, b"x").unwrap();
     fixture.import(&Builder::new(runtime.clone()).layer(files).unwrap(), "app:1");
     assert_eq!(*fixture.unsigned("app:1").config(), runtime);
+}
+
+fn a_policy_names_its_keys() {
+    use palisade_policy::{ImageTrust, KeySource, Signer, Tlog};
+    let fixture = Fixture::new();
+    let (key, pem) = key();
+    let other = PrivateKey::generate().unwrap();
+    fs::write(fixture.path("release.pub"), &pem).unwrap();
+    let signer = |key| Signer::Key { key, tlog: Tlog::Optional };
+    let trust = |signers: Vec<Signer>| Trust::of_policy(&ImageTrust::SignedBy(signers), fixture.dir.path());
+    let both =
+        vec![signer(KeySource::Pem(other.public().to_pem())), signer(KeySource::File("release.pub".into()))];
+    let Trust::SignedBy(keys) = trust(both).unwrap() else { panic!() };
+    let found: Vec<_> = keys.iter().map(PublicKey::fingerprint).collect();
+    assert_eq!(found, [other.public().fingerprint(), key.public().fingerprint()]);
+    let missing = trust(vec![signer(KeySource::File("absent.pub".into()))]);
+    assert!(matches!(missing, Err(KeyError::Read { .. })));
 }

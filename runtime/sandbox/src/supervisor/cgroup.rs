@@ -233,7 +233,7 @@ fn write_file(dir: &Dir, file: &str, value: &str) -> io::Result<()> {
     dir.open_file_rw(Path::new(file))?.write_all(value.as_bytes())
 }
 
-/// Where this process is in a hierarchy (proc_pid_cgroup(5): `id:controllers:path`).
+/// Where this process is in a hierarchy (`proc_pid_cgroup(5)`: `id:controllers:path`).
 fn own_group(hierarchy: &str) -> io::Result<PathBuf> {
     let bytes = palisade_sys::dir::read_ambient_bounded(Path::new("/proc/self/cgroup"), FILE_MAX)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();

@@ -130,7 +130,7 @@ fn tell_keeper(keeper: Keeper<'_>) -> Result<(), StepError> {
 /// The keeper's part: writes the map when the supervisor says that it has a new user namespace.
 ///
 /// The map has one line of one id. For an ordinary user the kernel allows exactly that without
-/// privilege, and only with setgroups denied (user_namespaces(7)).
+/// privilege, and only with setgroups denied (`user_namespaces(7)`).
 pub(super) fn serve_id_map(
     supervisor_socket: BorrowedFd<'_>,
     supervisor: Pid,
@@ -158,7 +158,7 @@ fn write_id_map(process: Pid, identity: &Identity) -> io::Result<()> {
 }
 
 /// A user namespace that maps the owner of a mounted directory to the sandbox's id: what an
-/// idmapped mount (mount_setattr(2)) takes. The process that holds it open ends at once.
+/// idmapped mount (`mount_setattr(2)`) takes. The process that holds it open ends at once.
 pub(super) fn id_map_namespace(owner: (u32, u32), identity: &Identity) -> io::Result<OwnedFd> {
     let (ours, theirs) = palisade_sys::socket::packet_pair()?;
     match fork_single_threaded()? {

@@ -28,6 +28,15 @@ pub(super) struct Stdio {
     pub(super) stderr: OwnedFd,
 }
 
+/// What goes into the sandbox.
+pub(super) struct Contents {
+    pub(super) spec: SandboxSpec,
+    pub(super) filters: Vec<CompiledFilter>,
+    pub(super) stdio: Stdio,
+    /// The read end of the pipe that the secrets will come through.
+    pub(super) secrets: OwnedFd,
+}
+
 /// A sandbox that stands and waits; nothing of the image has run.
 pub(super) struct Created {
     container: Container,
@@ -41,12 +50,10 @@ pub(super) struct Created {
 pub(super) fn create(
     _confined: &Confined,
     _staged: &Staged,
-    spec: SandboxSpec,
-    filters: Vec<CompiledFilter>,
-    stdio: Stdio,
-    secrets: OwnedFd,
+    contents: Contents,
     cgroup: &Cgroup,
 ) -> Result<Created, StepError> {
+    let Contents { spec, filters, stdio, secrets } = contents;
     write_bundle(&spec)?;
     let (status, status_in_sandbox) = pipe2(OFlag::O_CLOEXEC).during("making the status pipe")?;
     let (alive, alive_end) = pipe2(OFlag::O_CLOEXEC).during("making the liveness pipe")?;

@@ -275,12 +275,11 @@ fn mount_rootfs(stage: &Dir, spec: &SandboxSpec, layers: usize) -> Result<(), St
 /// libcontainer writes here, after root has become the sandbox's outside id.
 fn make_work_dirs(stage: &Dir, spec: &SandboxSpec) -> io::Result<()> {
     let work = stage.create_dir(Path::new("work"), 0o700)?;
-    let bundle = work.create_dir(Path::new("bundle"), 0o700)?;
-    let state = work.create_dir(Path::new("state"), 0o700)?;
+    let below = [work.create_dir(Path::new("bundle"), 0o700)?, work.create_dir(Path::new("state"), 0o700)?];
     if spec.identity.started_by == StartedBy::Root {
         let uid = Some(nix::unistd::Uid::from_raw(spec.identity.outside_uid));
         let gid = Some(nix::unistd::Gid::from_raw(spec.identity.outside_gid));
-        for dir in [&work, &bundle, &state] {
+        for dir in below.iter().chain([&work]) {
             nix::unistd::fchown(dir.as_fd(), uid, gid)?;
         }
     }
@@ -288,7 +287,7 @@ fn make_work_dirs(stage: &Dir, spec: &SandboxSpec) -> io::Result<()> {
 }
 
 /// `pivot_root(".", ".")` stacks the old root on the new one; detaching it leaves only the new
-/// (pivot_root(2), NOTES).
+/// (`pivot_root(2)`, NOTES).
 fn pivot() -> Result<(), StepError> {
     nix::unistd::pivot_root(".", ".").during("pivoting into the stage")?;
     umount2(".", MntFlags::MNT_DETACH).during("detaching the host's root")?;

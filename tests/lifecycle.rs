@@ -1,0 +1,167 @@
+//! Life and death (claim C15): whatever is killed, whenever, nothing that was started stays.
+
+mod support;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use support::{Place, Process, Session, User, cgroups, descendants, processes, still_alive, wait_within};
+
+/// The promise: one second after the gateway's end.
+const ONE_SECOND: Duration = Duration::from_secs(1);
+
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// The processes below the session's, keeper first.
+fn family(session: &Session) -> Vec<Process> {
+    let below = descendants(session.child.id());
+    processes().into_iter().filter(|process| below.contains(&process.pid)).collect()
+}
+
+/// Waits until none of `family` runs, at most a second.
+#[track_caller]
+fn all_gone(family: &[Process], what: &str) {
+    let started = Instant::now();
+    while !still_alive(family).is_empty() {
+        assert!(started.elapsed() < ONE_SECOND, "{what}: still alive: {:?}", still_alive(family));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Our cgroups that belong to the keepers in `family`.
+fn cgroups_of(family: &[Process]) -> Vec<std::path::PathBuf> {
+    let ids: Vec<String> =
+        family.iter().map(|process| format!("{}-{}", process.pid, process.started)).collect();
+    cgroups().into_iter().filter(|dir| ids.iter().any(|id| dir.ends_with(id))).collect()
+}
+
+fn running(place: &Place) -> (Session, Vec<Process>) {
+    let policy = place.demo_policy("");
+    let mut session = place.session(&policy);
+    session.call("add", json!({ "a": 1, "b": 2 }));
+    let family = family(&session);
+    // keeper, supervisor, reaper, server
+    assert_eq!(family.len(), 4, "{family:?}");
+    (session, family)
+}
+
+#[test]
+fn c15_nothing_outlives_the_gateway() {
+    for user in User::all() {
+        let place = Place::new(user);
+        for how in [
+            Signal::SIGKILL,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGABRT,
+        ] {
+            let (mut session, family) = running(&place);
+            signal(session.child.id(), how);
+            let ended = wait_within(&mut session.child, ONE_SECOND);
+            assert!(ended.is_some(), "{how}: the gateway still runs");
+            all_gone(&family, how.as_str());
+            let started = Instant::now();
+            while !cgroups_of(&family).is_empty() {
+                assert!(started.elapsed() < ONE_SECOND, "{how}: left {:?}", cgroups_of(&family));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+#[test]
+fn c15_nothing_outlives_a_killed_part() {
+    for user in User::all() {
+        let place = Place::new(user);
+        for (index, part) in ["keeper", "supervisor", "reaper", "server"].into_iter().enumerate() {
+            let (mut session, family) = running(&place);
+            signal(family[index].pid, Signal::SIGKILL);
+            all_gone(&family, part);
+            // The gateway says so and ends; it does not hang.
+            let ended = wait_within(&mut session.child, Duration::from_secs(20));
+            assert!(
+                ended.is_some_and(|status| !status.success()),
+                "{part}: {ended:?}\n{}",
+                session.stderr_so_far()
+            );
+        }
+        // A killed keeper cannot remove its cgroup; the next start does.
+        drop(running(&place));
+        let ours: Vec<_> = cgroups().into_iter().filter(|dir| is_orphan(dir)).collect();
+        assert!(ours.is_empty(), "left over: {ours:?}");
+    }
+}
+
+/// Whether the keeper that made this cgroup is gone.
+fn is_orphan(dir: &std::path::Path) -> bool {
+    let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+    !processes().iter().any(|process| format!("{}-{}", process.pid, process.started) == name)
+}
+
+#[test]
+fn c15_nothing_outlives_a_start_that_is_killed_half_way() {
+    for user in User::all() {
+        let place = Place::new(user);
+        let policy = place.demo_policy("");
+        place.must(["image", "prepare", policy.to_str().unwrap()]);
+        for delay_ms in (0..40).step_by(2) {
+            let mut gateway = place
+                .palisade(["run", policy.to_str().unwrap()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_millis(delay_ms));
+            let below = descendants(gateway.id());
+            let family: Vec<_> =
+                processes().into_iter().filter(|process| below.contains(&process.pid)).collect();
+            gateway.kill().unwrap();
+            gateway.wait().unwrap();
+            all_gone(&family, &format!("killed after {delay_ms} ms"));
+        }
+        let program = place.root.join("palisade");
+        let mine: Vec<_> = processes()
+            .into_iter()
+            .filter(|process| {
+                std::fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|exe| exe == program)
+            })
+            .collect();
+        assert!(mine.is_empty(), "{mine:?}");
+    }
+}
+
+#[test]
+fn the_end_of_input_is_a_clean_end() {
+    for user in User::all() {
+        let place = Place::new(user);
+        let (session, family) = running(&place);
+        let (status, said) = session.end();
+        assert!(status.success(), "{status}: {said}");
+        all_gone(&family, "end of input");
+        assert!(cgroups_of(&family).is_empty());
+    }
+}
+
+/// Nothing of ours is mounted on the host at any time, and the state of a sandbox is in no directory of it.
+#[test]
+fn no_mount_and_no_state_on_the_host() {
+    for user in User::all() {
+        let place = Place::new(user);
+        let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let (session, _family) = running(&place);
+        let during = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let new: Vec<&str> = during.lines().filter(|line| !before.contains(*line)).collect();
+        assert!(!new.iter().any(|line| line.contains("palisade") || line.contains("overlay")), "{new:?}");
+        drop(session);
+        let staging = std::fs::read_dir(place.store().join("tmp")).map_or(0, Iterator::count);
+        assert_eq!(staging, 0, "left in the store's staging directory");
+    }
+}
