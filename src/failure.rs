@@ -51,13 +51,18 @@ impl Status {
 impl Failure {
     /// A failure of `error` and its causes.
     pub(crate) fn new(status: Status, error: &dyn Error, hint: Option<String>) -> Self {
-        let mut causes = Vec::new();
+        let mut causes: Vec<String> = Vec::new();
+        let message = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {
-            causes.push(cause.to_string());
+            let sentence = cause.to_string();
+            // An error that only carries another one says the same as that one.
+            if causes.last().unwrap_or(&message) != &sentence {
+                causes.push(sentence);
+            }
             source = cause.source();
         }
-        Self { status, message: error.to_string(), causes, hint, policy: None }
+        Self { status, message, causes, hint, policy: None }
     }
 
     /// A failure in our own words.
@@ -83,12 +88,17 @@ impl Failure {
         }
     }
 
-    /// Shows the failure on standard error.
+    /// Shows the failure on standard error; gives its status.
     pub(crate) fn report(&self) -> ExitCode {
-        let text = self.to_string();
-        match std::io::stderr().lock().write_all(text.as_bytes()) {
+        self.show();
+        ExitCode::from(self.status.code())
+    }
+
+    /// Shows the failure on standard error.
+    pub(crate) fn show(&self) {
+        match std::io::stderr().lock().write_all(self.to_string().as_bytes()) {
             // With standard error closed, the status is all that can be said.
-            Ok(()) | Err(_) => ExitCode::from(self.status.code()),
+            Ok(()) | Err(_) => {}
         }
     }
 }
@@ -113,6 +123,9 @@ fn render_policy(error: &PolicyError) -> String {
     let renderer = Renderer::plain();
     let mut text = String::new();
     for finding in error.findings() {
+        if !text.is_empty() {
+            text.push('\n');
+        }
         let mut snippet = Snippet::source(error.source_text()).path(error.file_name());
         snippet =
             snippet.annotation(AnnotationKind::Primary.span(finding.span.clone()).label(&finding.label));
@@ -129,9 +142,8 @@ fn render_policy(error: &PolicyError) -> String {
                 break;
             }
         }
-        text.push('\n');
     }
-    if error.omitted() > 0 && writeln!(text, "… and {} more", error.omitted()).is_err() {
+    if error.omitted() > 0 && writeln!(text, "\n… and {} more", error.omitted()).is_err() {
         return text;
     }
     text

@@ -19,6 +19,7 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
 
 /// Writes a value as indented JSON.
 pub(crate) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    // Our own data always encodes, so there is nothing to advise.
     let text =
         serde_json::to_string_pretty(value).map_err(|error| Failure::new(Status::Failed, &error, None))?;
     line(&text)

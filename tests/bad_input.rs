@@ -3,6 +3,9 @@
 //!
 //! Every test has its positive control: the same flow without the defect works.
 
+#![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "tests work on files of their own")]
+
 mod support;
 
 use std::fs;
@@ -536,7 +539,6 @@ fn on_a_small_disk(place: &Place, options: &str, before: Option<&str>, arguments
          status=$?; echo LEFT:; ls -A {store}/tmp {store}/rootfs; ls -A {store}; exit $status",
         store = store.display()
     );
-    #[expect(clippy::disallowed_methods, reason = "this is a test of the program as a program")]
     let mut command = Command::new("unshare");
     command.args([namespace, "sh", "-c", &script]).stdin(Stdio::null()).env("HOME", &place.root);
     let watched = watch(&mut command, "");

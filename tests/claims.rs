@@ -1,7 +1,10 @@
-//! One test for each claim of THREAT_MODEL.md, run as root and as an ordinary user.
+//! One test for each claim of `THREAT_MODEL.md`, run as root and as an ordinary user.
 //!
 //! A denial is only worth something when the same attempt works where it is allowed, so each test
 //! runs the attempt without a sandbox first, as the same user, and then inside.
+
+#![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "tests act as a person would, on paths")]
 
 mod support;
 
@@ -70,6 +73,10 @@ fn c2_no_write_outside_and_no_execution_of_what_is_written() {
         let inside = attack(&place, "write_outside", no_arguments());
         for attempt in ["create_root", "create_etc", "create_usr", "create_dev"] {
             inside.refused(attempt, &["EROFS", "EACCES", "ENOENT"]);
+        }
+        for attempt in ["core_pattern", "sysrq"] {
+            // Not masked: a procfs with `subset=pid` has no such file.
+            inside.refused(attempt, &["ENOENT"]);
         }
         inside.refused("exec_tmp", &["EACCES"]);
         inside.refused("mmap_exec_tmp", &["EPERM"]);
@@ -210,6 +217,38 @@ fn c7_no_privilege() {
         }
         inside.refused("clone3_user", &["ENOSYS"]);
         inside.refused("capset", &["EPERM"]);
+    }
+}
+
+/// C7, as the host sees it: what the kernel says of the running server.
+#[test]
+fn c7_the_kernel_says_so() {
+    for user in User::all() {
+        let place = Place::new(user);
+        let session = confined(&place, "");
+        let below = support::descendants(session.child.id());
+        let server = below.last().copied().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert!(status.contains(&format!("{set}:\t0000000000000000\n")), "{set}: {status}");
+        }
+        for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t2"] {
+            assert!(status.contains(line), "{line}: {status}");
+        }
+        if user == User::Root {
+            // Outside, the server is somebody who owns nothing.
+            assert!(!status.contains("Uid:\t0"), "{status}");
+        }
+        // The control: this very process has more than that.
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(own.contains("Seccomp_filters:\t0") || !own.contains("NoNewPrivs:\t1"), "{own}");
+        for namespace in ["user", "mnt", "pid", "ipc", "uts", "net", "cgroup"] {
+            let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{namespace}"));
+            // A server's links can only be read by root; its namespaces then differ from ours.
+            if let (Ok(theirs), Ok(ours)) = (of(&server.to_string()), of("self")) {
+                assert_ne!(theirs, ours, "{namespace}");
+            }
+        }
     }
 }
 

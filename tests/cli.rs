@@ -3,6 +3,9 @@
 //! What is shown is compared with the files in `tests/snapshots` and `docs`. After a change that is meant,
 //! `PALISADE_BLESS=1 cargo test --test cli` writes them again; look at the difference before it is committed.
 
+#![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "tests work on files of their own")]
+
 mod support;
 
 use std::fs;
@@ -34,33 +37,33 @@ fn matches_file(path: &str, shown: &str) {
         .enumerate()
         .find(|(_, (is, was))| is != was)
     {
-        panic!("{path}:{} differs; PALISADE_BLESS=1 writes it again\n  was: {was}\n  is:  {is}", number + 1);
+        panic!(
+            "{path} differs after {number} lines; PALISADE_BLESS=1 writes it again\n  was: {was}\n  is:  {is}"
+        );
     }
     assert_eq!(shown, expected, "{path} differs");
 }
 
 /// The text without what is this machine's or this run's.
 fn normalised(place: &Place, text: &str) -> String {
-    let mut out = String::new();
     let text = text.replace(place.root.to_str().unwrap(), "[PLACE]");
-    let mut rest = text.as_str();
-    while let Some((before, after)) = rest.split_once("sha256:") {
-        out.push_str(before);
-        let hex = after.bytes().take_while(u8::is_ascii_hexdigit).count();
-        out.push_str(if hex == 64 { "sha256:[DIGEST]" } else { "sha256:" });
-        rest = &after[if hex == 64 { 64 } else { 0 }..];
+    let mut parts = text.split("sha256:");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+        let is_digest = part.len().checked_sub(rest.len()) == Some(64);
+        out.push_str("sha256:");
+        out.push_str(if is_digest { "[DIGEST]" } else { part });
+        out.push_str(if is_digest { rest } else { "" });
     }
-    out + rest
+    out
 }
 
 /// One run as a snapshot shows it.
 fn transcript(place: &Place, arguments: &[&str], output: &Output) -> String {
-    let mut text = format!("$ palisade {}\n", arguments.join(" "));
-    for bytes in [&output.stdout, &output.stderr] {
-        text.push_str(&String::from_utf8_lossy(bytes));
-    }
-    text.push_str(&format!("[status {}]\n", output.status.code().unwrap()));
-    normalised(place, &text)
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    let status = output.status.code().unwrap();
+    normalised(place, &format!("$ palisade {}\n{stdout}{stderr}[status {status}]\n", arguments.join(" ")))
 }
 
 // ---- help
@@ -247,10 +250,10 @@ fn every_class_of_error() {
         assert_eq!(output.status.code(), Some(*status), "{arguments:?}: {said}");
         assert!(output.stdout.is_empty(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
         // What a gateway says before it fails is no part of the error.
-        let error = said.find("error: ").map_or(said.as_str(), |start| &said[start..]);
-        one_error(error);
+        let error = said.split_once("error: ").map_or(said.clone(), |(_, rest)| format!("error: {rest}"));
+        one_error(&error);
         assert_plain(&said);
-        shown.push_str(&transcript(&place, arguments, &Output { stderr: error.into(), ..output }));
+        shown.push_str(&transcript(&place, arguments, &Output { stderr: error.into_bytes(), ..output }));
         shown.push('\n');
     }
     matches_file("tests/snapshots/errors.txt", &shown);
@@ -313,7 +316,7 @@ fn broken_policies_are_shown_where_they_are_broken() {
         assert!(count("error: ") >= 1 && count("error: ") == count("hint: "), "{what}: {said}");
         assert!(said.contains("--> policy.yaml:"), "{what}: {said}");
         assert!(said.lines().all(|line| !line.ends_with('.')), "{what}: {said}");
-        shown.push_str(&format!("# {what}\n{said}"));
+        shown.extend(["# ", what, "\n", &said, "\n"]);
     }
     matches_file("tests/snapshots/policies.txt", &shown);
     place.write("policy.yaml", HEAD.to_owned() + "accept_degraded: [memory, cpus]\n");
@@ -385,11 +388,10 @@ fn doctor_says_the_same_to_people_and_to_programs() {
             };
             let line = text.lines().find(|line| line.contains(feature) && line.contains(found));
             assert!(line.is_some_and(|line| line.starts_with(mark)), "{finding:#}\n{text}");
-            if mark != "ok " {
-                for part in ["means", "remedy"] {
-                    let said = finding[part].as_str().unwrap_or_default();
-                    assert!(!said.is_empty() && text.contains(said), "{part} of {finding:#}");
-                }
+            let parts: &[&str] = if mark == "ok " { &[] } else { &["means", "remedy"] };
+            for part in parts {
+                let said = finding[part].as_str().unwrap_or_default();
+                assert!(!said.is_empty() && text.contains(said), "{part} of {finding:#}");
             }
         }
     }

@@ -1,5 +1,8 @@
 //! `palisade demo`, run as a person would run it: as root and as an ordinary user.
 
+#![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "the tests start programs and look at what is left")]
+
 mod support;
 
 use std::io::{BufRead, BufReader};
@@ -78,9 +81,9 @@ struct Line<'a> {
 /// The attempts, out of the columns in which they are printed.
 fn attempts(text: &str) -> Vec<Line<'_>> {
     let (mut tool, mut found) = ("", Vec::new());
-    let start = text.find("what was tried").expect("the heading of the attempts");
-    let end = text.find(" attempts: ").expect("the summary");
-    for line in text[start..end].lines().skip(1) {
+    let (_, below) = text.split_once("what was tried").expect("the heading of the attempts");
+    let (table, _) = below.split_once(" attempts: ").expect("the summary");
+    for line in table.lines() {
         let column = |from: usize, to: usize| line.get(from..to.min(line.len())).unwrap_or("").trim();
         if !line.is_empty() && !line.starts_with(' ') {
             tool = line.split_whitespace().next().unwrap_or("");
@@ -174,15 +177,16 @@ fn assert_story(text: &str) {
         assert!(text.contains(told), "{told:?} is not in {text}");
     }
     assert_plain(text);
-    let policy = text.find("\nverified").unwrap();
-    let end = text.find("\nto attack from").unwrap();
-    for line in text[policy..end].lines() {
+    // The policy and the client's lines are to be copied, and are not cut.
+    let (_, below) = text.split_once("\nverified").unwrap();
+    let (told, _) = below.split_once("\nto attack from").unwrap();
+    for line in told.lines() {
         assert!(line.chars().count() <= 120, "longer than 120 columns: {line}");
     }
 }
 
 fn assert_client_lines(stage: &Stage, text: &str) {
-    let json = &text[text.find("\n{\n").expect("the lines for a client")..];
+    let (_, json) = text.split_once("configuration:\n").expect("the lines for a client");
     let lines: Value = serde_json::from_str(json).unwrap();
     let server = &lines["mcpServers"]["palisade-demo"];
     assert_eq!(server["command"], stage.place.program().to_str().unwrap());
@@ -272,13 +276,14 @@ fn an_interrupted_demonstration_leaves_nothing() {
             let mut child = stage.demo(&[]).stdout(Stdio::piped()).spawn().unwrap();
             let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
             assert!(lines.any(|line| line.unwrap().starts_with(until)));
-            let mut family = Vec::new();
-            remember(&mut family, child.id());
             kill(pid(child.id()), Signal::SIGINT).unwrap();
             let rest = lines.map_while(Result::ok).collect::<Vec<_>>().join("\n");
             let status = wait_within(&mut child, PATIENCE).expect("it ends");
-            assert_eq!(status.code(), Some(125), "{rest}");
-            stage.nothing_left(&family);
+            // The attacks take a moment only: it may have been through.
+            let through = rest.contains("to attack from a client of your own");
+            assert_eq!(status.code(), Some(if through { 0 } else { 125 }), "{status}: {rest}");
+            assert!(!through || until != "directory", "it did not notice the signal: {rest}");
+            stage.nothing_left(&[]);
         }
     }
 }

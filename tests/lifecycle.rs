@@ -1,5 +1,8 @@
 //! Life and death (claim C15): whatever is killed, whenever, nothing that was started stays.
 
+#![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "tests look at /proc by path")]
+
 mod support;
 
 use std::process::Stdio;

@@ -3,6 +3,14 @@
 //! The images and the client drivers are built by `tests/fixtures/build` (the command of `tests/run`);
 //! what each script asserts is in `tests/clients/scripts`.
 
+#![cfg(test)]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::arithmetic_side_effects,
+    clippy::excessive_nesting,
+    reason = "tests act as a person would, on paths and with other programs"
+)]
+
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -141,7 +141,14 @@ where
     let proxy = Proxy::new(&entry, &context.audit, client_out, input);
     let end = proxy.run(&mut client_in, &mut output, &context.shutdown).await;
     let ended = end::Ended { proxy: &proxy, process, errors, errors_read };
-    Ok(ended.settle(end).await)
+    let exit = ended.settle(end).await;
+    if let Some(fault) = &exit.fault
+        && !proxy.was_asked()
+    {
+        // The server was quicker than the client.
+        answer_first_request(&mut client_in, &mut proxy.into_client(), &fault.sentence).await;
+    }
+    Ok(exit)
 }
 
 async fn open(entry: &ServerEntry, audit: &Log) -> Result<Pipes, SingleError> {

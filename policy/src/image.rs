@@ -185,12 +185,12 @@ fn reference_problem(text: &str) -> Option<&'static str> {
         && parts.peek().is_none()
     {
         // `localhost:5000` alone was split at the colon before; a single part is a name.
-        return (!is_component(host))
-            .then_some("a registry's name alone is not an image: `ghcr.io/owner/name:tag`");
+        return (!is_component(host)).then_some(NAME_FORM);
     }
-    (!parts.all(is_component))
-        .then_some("write it as `name:tag`, in lower case, such as `ghcr.io/owner/name:v1`")
+    (!parts.all(is_component)).then_some(NAME_FORM)
 }
+
+const NAME_FORM: &str = "write it as `name:tag`, in lower case, such as `ghcr.io/owner/name:v1`";
 
 fn is_tag(tag: &str) -> bool {
     tag.len() <= TAG_MAX

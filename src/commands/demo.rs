@@ -7,7 +7,7 @@
 //! serve           the same set-up, then the gateway on standard input and output (`--serve`)
 //! ```
 //!
-//! Reading order: this page; [`set_up`] with [`image`] and [`policies`]; [`conversation`] with [`client`];
+//! Reading order: this page; [`mod@set_up`] with [`image`] and [`policies`]; [`conversation`] with [`client`];
 //! [`tally`] with [`attack`] (the bait and the calls), [`expectations`] (what each attempt must meet, as data)
 //! and [`judge`] (whether it did); [`render`]; [`place`].
 //!

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use palisade_egress::EgressPolicy;
 use palisade_policy::{ImageTrust, KeySource, Policy, Signer};
 use palisade_sandbox::spec::{
     CgroupKind, ImageFacts, LandlockAccess, MountKind, SandboxSpec, SecretPlace, StartedBy, State,
@@ -59,7 +60,7 @@ fn render(policy: &Policy, spec: &SandboxSpec, missing: Option<&str>) -> Result<
     image_section(out, policy, spec, missing)?;
     identity_section(out, spec)?;
     mounts_section(out, spec)?;
-    network_section(out, spec)?;
+    network_section(out, policy, spec)?;
     secrets_section(out, spec)?;
     calls_section(out, policy, spec)?;
     limits_section(out, policy, spec)?;
@@ -158,8 +159,9 @@ fn mounts_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
     Ok(())
 }
 
-fn network_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
+fn network_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std::fmt::Result {
     writeln!(out, "\nnetwork")?;
+    let EgressPolicy::Closed = EgressPolicy::of(policy);
     writeln!(
         out,
         "  none: an empty network namespace; {} TCP ports allowed by Landlock",

@@ -94,8 +94,9 @@ async fn serve(servers: Vec<ServerEntry>, token: Option<Token>, options: &Gatewa
                 Failure::new(Status::Failed, &error, Some("choose another address with `--listen`".into()))
                     .because(format!("the address {} cannot be listened on", options.listen))
             })?;
-            let address =
-                listener.local_addr().map_err(|error| Failure::new(Status::Failed, &error, None))?;
+            let address = listener
+                .local_addr()
+                .map_err(|error| Failure::new(Status::Failed, &error, Some(host_hint())))?;
             tracing::warn!("listening on http://{address}/mcp");
             let options = HttpOptions { token, allowed_origins: Vec::new(), allowed_hosts: Vec::new() };
             Transport::Http { listener, options }
@@ -117,7 +118,7 @@ pub(super) fn entry(server: assemble::PreparedServer) -> ServerEntry {
 
 pub(super) fn runtime() -> Result<Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-        Failure::new(Status::Failed, &error, None).because("the event loop cannot be started")
+        Failure::new(Status::Failed, &error, Some(host_hint())).because("the event loop cannot be started")
     })
 }
 
@@ -131,7 +132,7 @@ pub(super) fn cancelled_by_signals() -> Result<CancellationToken, Failure> {
     let shutdown = CancellationToken::new();
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
         let mut signals = signal(kind).map_err(|error| {
-            Failure::new(Status::Failed, &error, None).because("signals cannot be watched")
+            Failure::new(Status::Failed, &error, Some(host_hint())).because("signals cannot be watched")
         })?;
         let shutdown = shutdown.clone();
         drop(tokio::spawn(async move {
@@ -168,13 +169,19 @@ fn token(file: Option<&Path>) -> Result<Token, Failure> {
         Some(path) => read_secret_file("token", path)?,
         None => {
             let made = random_token().map_err(|error| {
-                Failure::new(Status::Failed, &error, None).because("no random numbers can be had")
+                Failure::new(Status::Failed, &error, Some(host_hint()))
+                    .because("no random numbers can be had")
             })?;
             tracing::warn!("no --token-file was given; clients must send this bearer token: {made}");
             made.into_bytes()
         }
     };
     Token::new(value).map_err(|error| Failure::new(Status::Usage, &error, error.hint()))
+}
+
+/// For what fails only where the host withholds something that every program gets.
+fn host_hint() -> String {
+    "the host may limit what this process gets: see `ulimit -a`, and what it is started under".into()
 }
 
 /// 256 bits in hexadecimal.

@@ -2,9 +2,15 @@
 //!
 //! Everything that a test starts or makes is owned by a value that ends or removes it when it is
 //! dropped, also when the test fails.
-
-#![expect(clippy::allow_attributes, reason = "each test binary uses another part of this module")]
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    clippy::excessive_nesting,
+    clippy::needless_pass_by_value,
+    reason = "each test binary uses its part; tests act as a person would, on paths and with other programs"
+)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +27,7 @@ use serde_json::{Value, json};
 pub const DEMO_SERVER: &[u8] = include_bytes!(env!("PALISADE_DEMO_SERVER"));
 
 /// Longest wait for an answer that does come; a loaded machine may need seconds.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Who runs palisade in a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -482,7 +488,7 @@ pub struct Watched {
     pub output: Output,
     /// Every process that was seen below it.
     pub family: Vec<Process>,
-    /// Its own peak memory in KiB, as the kernel counts it (VmHWM).
+    /// Its own peak memory in KiB, as the kernel counts it (`VmHWM`).
     pub peak_kib: u64,
 }
 
@@ -632,6 +638,8 @@ pub fn one_error(text: &str) -> Shown {
     assert_eq!(hints.len(), 1, "not one hint: {text}");
     let shown =
         Shown { message: messages[0].clone(), causes: after("  caused by: "), hint: hints[0].clone() };
+    let said: Vec<&String> = [&shown.message].into_iter().chain(&shown.causes).collect();
+    assert!(said.windows(2).all(|pair| pair[0] != pair[1]), "the same is said twice: {text}");
     for sentence in shown.causes.iter().chain([&shown.message, &shown.hint]) {
         assert!(!sentence.trim().is_empty(), "an empty sentence: {text}");
         assert!(!sentence.ends_with('.'), "ends with a full stop: {sentence}");

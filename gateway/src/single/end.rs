@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::task::JoinHandle;
 
-use super::pump::Proxy;
 use super::SingleExit;
+use super::pump::Proxy;
 use crate::audit::Event;
 use crate::launch::ExitReport;
 use crate::text;
@@ -75,9 +75,10 @@ pub struct Fault {
 fn fault(name: &str, end: &End, exit: ExitReport, sentence: String, stop_timeout: Duration) -> Option<Fault> {
     match end {
         End::ServerBroken(broken) => Some(Fault { sentence, hint: broken.hint().to_owned() }),
-        End::ServerEnded => {
-            Some(Fault { sentence, hint: "`--verbose` shows all that it says on its standard error".to_owned() })
-        }
+        End::ServerEnded => Some(Fault {
+            sentence,
+            hint: "`--verbose` shows all that it says on its standard error".to_owned(),
+        }),
         End::ClientLeft | End::ShutDown if exit.was_killed() => Some(Fault {
             sentence: format!("server `{name}` ignored the end of its input and TERM, and was killed"),
             hint: format!(

@@ -32,6 +32,7 @@ pub(super) struct Proxy<'p, W> {
     handshake: Notify,
     garbage: AtomicU32,
     client_left: AtomicBool,
+    asked: AtomicBool,
 }
 
 /// What to do with one line of the client.
@@ -52,6 +53,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             handshake: Notify::new(),
             garbage: AtomicU32::new(0),
             client_left: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
         }
     }
 
@@ -68,6 +70,15 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             end = self.handshake_overdue() => end,
             () = shutdown.cancelled() => End::ShutDown,
         }
+    }
+
+    /// Whether the client has sent a request.
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn into_client(self) -> LineWriter<W> {
+        self.client.into_inner()
     }
 
     pub(super) async fn close_input(&self) {
@@ -184,6 +195,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
     }
 
     fn client_request(&self, line: &Bytes, request: Request<'_>) -> Step {
+        self.asked.store(true, Ordering::Relaxed);
         let (id, raw_id) = (request.id.clone(), request.raw_id);
         match ClientRequest::classify(request) {
             Ok(ClientRequest::Call(call)) => self.client_call(line, id, call),

@@ -189,6 +189,16 @@ async fn a_server_that_exits_at_once_is_named_with_its_status_and_last_words() {
 }
 
 #[tokio::test]
+async fn a_client_that_asks_after_the_servers_end_is_told() {
+    let mut run = run(QUICK, fake(|_io| 3));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let answer = run.client.ask(1, "initialize", json!({})).await;
+    assert_unavailable(&answer, "exited with status 3");
+    let fault = run.end().await.0.unwrap().fault.unwrap();
+    assert!(fault.sentence.contains("exited with status 3") && !fault.hint.is_empty(), "{fault:?}");
+}
+
+#[tokio::test]
 async fn garbage_is_survived_and_endless_garbage_ends_the_server() {
     let server = fake(|io| {
         io.say_line("Welcome to my server!");

@@ -417,9 +417,15 @@ fn read_result(server: &str, method: &str, line: &[u8]) -> Result<String, String
 /// An error with its causes, on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut sentence = error.to_string();
+    let mut last = sentence.clone();
     let mut cause = error.source();
     while let Some(error) = cause {
-        sentence = format!("{sentence}: {error}");
+        let next = error.to_string();
+        // An error that only carries another one says the same as that one.
+        if next != last {
+            sentence = format!("{sentence}: {next}");
+            last = next;
+        }
         cause = error.source();
     }
     text::bounded(&sentence, 1000)

@@ -181,7 +181,7 @@ pub enum ResolveError {
     #[error("the mount source `{}` needs a home directory, and there is none", .0.display())]
     NoHome(PathBuf),
     /// The image's working directory is not absolute.
-    #[error("the image's working directory `{0}` is not an absolute path without `..`")]
+    #[error("the image's working directory `{0}` is not a plain directory of the image")]
     WorkingDirectory(String),
     /// The filter of a baseline could not be read.
     #[error("the seccomp baseline could not be compiled")]
@@ -204,7 +204,7 @@ impl ResolveError {
             )),
             Self::NoCommand(_) => Some("give the image an ENTRYPOINT, or the policy `args: [program, …]`".into()),
             Self::NoHome(_) => Some("write an absolute path".into()),
-            Self::WorkingDirectory(_) => Some("rebuild the image with an absolute WORKDIR".into()),
+            Self::WorkingDirectory(_) => Some("rebuild the image with a WORKDIR that is absolute, without `..`, and not below /proc or /dev".into()),
             Self::Baseline(_) => None,
         }
     }

@@ -232,13 +232,14 @@ impl LayerFault {
     /// Whether other bytes in the blob could be the reason.
     pub(super) fn is_of_the_contents(&self) -> bool {
         match self {
-            Self::Size { .. }
-            | Self::Content { .. }
+            Self::Content { .. }
             | Self::Inflate { .. }
             | Self::Tar(_)
             | Self::Entry { .. }
             | Self::Limit { .. } => true,
+            // The first two say already that it is the blob.
             Self::Digest { .. }
+            | Self::Size { .. }
             | Self::Time
             | Self::NoSpace
             | Self::NoXattrs
