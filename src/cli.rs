@@ -9,8 +9,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "palisade", version, max_term_width = 100, arg_required_else_help = true)]
 pub(crate) struct Arguments {
-    /// Where images are kept [default: `$XDG_DATA_HOME/palisade`]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        help = "Where images are kept [default: $XDG_DATA_HOME/palisade]"
+    )]
     pub(crate) store: Option<PathBuf>,
     /// Say more on standard error
     #[arg(long, short, global = true)]

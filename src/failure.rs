@@ -24,9 +24,9 @@ pub(crate) struct Failure {
 /// The exit statuses of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// The command line or a policy file is wrong.
+    /// The command line is wrong, or names something that is not there.
     Usage,
-    /// The policy does not allow it.
+    /// The policy does not allow it, or is itself refused.
     Refused,
     /// We or the host failed.
     Failed,

@@ -75,7 +75,6 @@ pub enum ExitReason {
 
 /// A single server could not be run.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum SingleError {
     /// The launcher refused.
     #[error("server `{server}` cannot be started")]

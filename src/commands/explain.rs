@@ -84,14 +84,14 @@ fn image_section(
     )?;
     match &policy.image.trust {
         ImageTrust::Unsigned { reason } => {
-            writeln!(out, "  runs UNSIGNED, because: {}", reason.escape_debug())?
+            writeln!(out, "  runs UNSIGNED, because: {}", reason.escape_debug())?;
         }
         ImageTrust::SignedBy(signers) => {
             for signer in signers {
                 let Signer::Key { key, .. } = signer;
                 match key {
                     KeySource::File(path) => {
-                        writeln!(out, "  must be signed by the key in {}", path.display())?
+                        writeln!(out, "  must be signed by the key in {}", path.display())?;
                     }
                     KeySource::Pem(_) => writeln!(out, "  must be signed by the key in the policy itself")?,
                 }
@@ -231,7 +231,7 @@ fn tools_section(out: &mut String, policy: &Policy) -> std::fmt::Result {
     writeln!(out, "\ntools")?;
     match &policy.tools.allow {
         Some(allow) => {
-            writeln!(out, "  allowed: {}", if allow.is_empty() { "none".into() } else { join(allow) })?
+            writeln!(out, "  allowed: {}", if allow.is_empty() { "none".into() } else { join(allow) })?;
         }
         None => writeln!(out, "  allowed: every tool of the server")?,
     }
@@ -247,7 +247,7 @@ fn enforcement_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result
         match &line.state {
             State::Enforced => writeln!(out, "  enforced  {} ({:?})", line.what, line.by)?,
             State::Degraded { reason } => {
-                writeln!(out, "  DEGRADED  {} ({:?}): {reason}", line.what, line.by)?
+                writeln!(out, "  DEGRADED  {} ({:?}): {reason}", line.what, line.by)?;
             }
         }
     }

@@ -165,16 +165,13 @@ fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
 
 /// The token of the HTTP endpoint: the caller's, or one made now and shown once.
 fn token(file: Option<&Path>) -> Result<Token, Failure> {
-    let value = match file {
-        Some(path) => read_secret_file("token", path)?,
-        None => {
-            let made = random_token().map_err(|error| {
-                Failure::new(Status::Failed, &error, Some(host_hint()))
-                    .because("no random numbers can be had")
-            })?;
-            tracing::warn!("no --token-file was given; clients must send this bearer token: {made}");
-            made.into_bytes()
-        }
+    let value = if let Some(path) = file { read_secret_file("token", path)? } else {
+        let made = random_token().map_err(|error| {
+            Failure::new(Status::Failed, &error, Some(host_hint()))
+                .because("no random numbers can be had")
+        })?;
+        tracing::warn!("no --token-file was given; clients must send this bearer token: {made}");
+        made.into_bytes()
     };
     Token::new(value).map_err(|error| Failure::new(Status::Usage, &error, error.hint()))
 }
@@ -188,7 +185,7 @@ fn host_hint() -> String {
 fn random_token() -> Result<String, getrandom::Error> {
     let mut bytes = [0_u8; 32];
     getrandom::fill(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// A client that leaves is success, unless its server had to be killed; a server that ends by itself ends us with
@@ -214,7 +211,7 @@ fn of_signal(signal: i32) -> ExitCode {
 fn single_failure(error: &SingleError) -> Failure {
     let status = match error {
         SingleError::Launch { source, .. } => launch_status(source),
-        _ => Status::Failed,
+        SingleError::Late { .. } | SingleError::Pipes { .. } => Status::Failed,
     };
     Failure::new(status, error, error.hint())
 }
