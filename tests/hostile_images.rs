@@ -64,7 +64,8 @@ fn mount_points_that_are_links_do_not_move_mounts() {
         session.initialize();
         assert_eq!(session.call("add", json!({ "a": 1, "b": 2 }))["sum"], 3);
         // The mount is where the policy says: the sample server finds its way up from it blocked, not missing.
-        let report = session.attack("symlink_escape", json!({ "directory": "/workspace", "host_file": "/etc/hostname" }));
+        let report = session
+            .attack("symlink_escape", json!({ "directory": "/workspace", "host_file": "/etc/hostname" }));
         assert_eq!(report.attempt("mount_symlink")["errno"], "EROFS", "{:#}", report.0);
         let report = session.attack("write_outside", json!({}));
         report.refused("core_pattern", &["ENOENT"]);
@@ -79,9 +80,13 @@ fn mount_points_that_are_links_do_not_move_mounts() {
 fn a_working_directory_is_a_plain_directory() {
     for user in User::all() {
         let place = Place::new(user);
-        for (directory, accepted) in
-            [("/proc/self/fd/8", false), ("/dev/fd/8", false), ("/../x", false), ("relative", false), ("/made/by/us", true)]
-        {
+        for (directory, accepted) in [
+            ("/proc/self/fd/8", false),
+            ("/dev/fd/8", false),
+            ("/../x", false),
+            ("relative", false),
+            ("/made/by/us", true),
+        ] {
             let files = LayerFiles::new().file("bin/server", 0o755, DEMO_SERVER).unwrap();
             import(&place, files, Runtime { working_dir: directory.into(), ..server() });
             let policy = place.policy("demo", "demo:1", "");
@@ -98,7 +103,8 @@ fn the_user_is_looked_up_in_the_image() {
     for user in User::all() {
         let place = Place::new(user);
         let passwd = b"root:x:0:0::/:/bin/sh\nonly-here:x:4711:4712::/:/bin/sh\n";
-        for (name, expected) in [("only-here", Some("4711 4712")), ("12:34", Some("12 34")), ("daemon", None)] {
+        for (name, expected) in [("only-here", Some("4711 4712")), ("12:34", Some("12 34")), ("daemon", None)]
+        {
             let files = LayerFiles::new()
                 .file("bin/server", 0o755, DEMO_SERVER)
                 .and_then(|files| files.file("etc/passwd", 0o644, passwd))
@@ -110,7 +116,11 @@ fn the_user_is_looked_up_in_the_image() {
             match expected {
                 Some(ids) => {
                     let (uid, gid) = ids.split_once(' ').unwrap();
-                    assert!(said.contains(&format!("uid {uid} gid {gid} inside")), "{name}: {said}{}", stderr(&output));
+                    assert!(
+                        said.contains(&format!("uid {uid} gid {gid} inside")),
+                        "{name}: {said}{}",
+                        stderr(&output)
+                    );
                     let mut session = place.session(&policy);
                     assert_eq!(session.call("add", json!({ "a": 1, "b": 2 }))["sum"], 3);
                 }

@@ -165,10 +165,11 @@ fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
 
 /// The token of the HTTP endpoint: the caller's, or one made now and shown once.
 fn token(file: Option<&Path>) -> Result<Token, Failure> {
-    let value = if let Some(path) = file { read_secret_file("token", path)? } else {
+    let value = if let Some(path) = file {
+        read_secret_file("token", path)?
+    } else {
         let made = random_token().map_err(|error| {
-            Failure::new(Status::Failed, &error, Some(host_hint()))
-                .because("no random numbers can be had")
+            Failure::new(Status::Failed, &error, Some(host_hint())).because("no random numbers can be had")
         })?;
         tracing::warn!("no --token-file was given; clients must send this bearer token: {made}");
         made.into_bytes()
