@@ -24,7 +24,9 @@ use palisade_policy::{Degradation, Policy};
 use palisade_sandbox::launch::SandboxProcess;
 use palisade_sandbox::protocol::{Exit, FailureKind};
 use palisade_sandbox::spec::{ImageFacts, ResolveInput};
-use palisade_sandbox::{HostSupport, ResolveError, SandboxSpec, Secret, Secrets, SpawnError};
+use palisade_sandbox::{
+    HostSupport, PreparedSandbox, ResolveError, SandboxSpec, Secret, Secrets, SpawnError,
+};
 use palisade_sys::dir::{open_ambient_file, read_all_bounded, read_ambient_bounded};
 use serde_json::json;
 
@@ -124,7 +126,8 @@ fn resolve_failure(error: &ResolveError) -> Failure {
 /// A server that can be started, any number of times.
 pub(crate) struct PreparedServer {
     policy: Arc<Policy>,
-    spec: SandboxSpec,
+    sandbox: PreparedSandbox,
+    /// Keeps the layers from being removed while the server may run.
     rootfs: UnpackedRootfs,
     secrets: Secrets,
 }
@@ -142,16 +145,48 @@ pub(crate) fn prepare(
     let facts =
         ImageFacts::of(&rootfs).map_err(|error| Failure::new(Status::Refused, &error, error.hint()))?;
     let spec = resolve(&loaded.policy, Some(&facts), host, environment.home())?;
-    let server = PreparedServer { policy: Arc::new(loaded.policy), spec, rootfs, secrets };
-    // All that can fail without a process fails here and not at the first call.
-    server.sandbox().map_err(|error| Failure::new(Status::Failed, &error, error.hint()))?;
-    Ok(server)
+    // All that can fail without a process fails here, and what the mounts are is decided here: a later
+    // start of the same server takes the same descriptors.
+    let sandbox = spec
+        .prepare(loaded.policy.syscalls.baseline, &rootfs)
+        .map_err(|error| Failure::new(Status::Failed, &error, error.hint()))?;
+    Ok(PreparedServer { policy: Arc::new(loaded.policy), sandbox, rootfs, secrets })
+}
+
+/// What `--secret-file` or `--secret-env` say, each name once.
+fn by_name(given: &[(String, String)]) -> Result<BTreeMap<&str, &String>, Failure> {
+    let mut found = BTreeMap::new();
+    for (name, from) in given {
+        if found.insert(name.as_str(), from).is_some() {
+            return Err(given_twice(name));
+        }
+    }
+    Ok(found)
+}
+
+fn given_twice(name: &str) -> Failure {
+    Failure::say(Status::Usage, format!("the secret `{name}` is given twice"), "give it once")
+}
+
+/// A secret that no policy declares is a name that was mistyped.
+pub(crate) fn no_stranger(policies: &[&Policy], start: &Start) -> Result<(), Failure> {
+    let declared = |name: &str| {
+        policies.iter().flat_map(|policy| &policy.secrets).any(|grant| grant.name.as_str() == name)
+    };
+    match start.secret_file.iter().chain(&start.secret_env).find(|(name, _)| !declared(name)) {
+        None => Ok(()),
+        Some((name, _)) => Err(Failure::say(
+            Status::Usage,
+            format!("no policy declares the secret `{name}`"),
+            "correct the name, or declare it under `secrets` in the policy",
+        )),
+    }
 }
 
 /// Reads the secrets that the policy declares, and no other.
 fn read_secrets(policy: &Policy, start: &Start) -> Result<Secrets, Failure> {
-    let files: BTreeMap<_, _> = start.secret_file.iter().map(|(name, file)| (name.as_str(), file)).collect();
-    let variables: BTreeMap<_, _> = start.secret_env.iter().map(|(name, var)| (name.as_str(), var)).collect();
+    let files = by_name(&start.secret_file)?;
+    let variables = by_name(&start.secret_env)?;
     let mut secrets = Secrets::none();
     for grant in &policy.secrets {
         let name = grant.name.as_str();
@@ -164,13 +199,7 @@ fn read_secrets(policy: &Policy, start: &Start) -> Result<Secrets, Failure> {
                     "set it, or use `--secret-file`",
                 )
             })?,
-            (Some(_), Some(_)) => {
-                return Err(Failure::say(
-                    Status::Usage,
-                    format!("the secret `{name}` is given twice"),
-                    "give it once",
-                ));
-            }
+            (Some(_), Some(_)) => return Err(given_twice(name)),
             (None, None) => return Err(missing_secret(policy, name)),
         };
         let secret = Secret::new(value).map_err(|error| {
@@ -197,7 +226,14 @@ pub(crate) fn read_secret_file(name: &str, path: &Path) -> Result<Vec<u8>, Failu
     };
     let file = open_ambient_file(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() || metadata.mode() & 0o077 != 0 {
+    if !metadata.is_file() {
+        return Err(Failure::say(
+            Status::Usage,
+            format!("`{shown}` of the secret `{name}` is not a regular file"),
+            "put the value into a file of mode 0600",
+        ));
+    }
+    if metadata.mode() & 0o077 != 0 {
         return Err(Failure::say(
             Status::Usage,
             format!(
@@ -205,6 +241,17 @@ pub(crate) fn read_secret_file(name: &str, path: &Path) -> Result<Vec<u8>, Failu
                 metadata.mode() & 0o7777
             ),
             format!("run `chmod 600 {shown}`"),
+        ));
+    }
+    // Somebody else's file says what somebody else wants.
+    if ![0, nix::unistd::Uid::effective().as_raw()].contains(&metadata.uid()) {
+        return Err(Failure::say(
+            Status::Usage,
+            format!(
+                "the file `{shown}` of the secret `{name}` belongs to another user (uid {})",
+                metadata.uid()
+            ),
+            "copy it to a file of your own, of mode 0600",
         ));
     }
     let limit = u64::try_from(palisade_sandbox::secret::SECRET_MAX_BYTES).unwrap_or(u64::MAX);
@@ -223,7 +270,7 @@ impl PreparedServer {
 
     /// What will be enforced.
     pub(crate) fn spec(&self) -> &SandboxSpec {
-        &self.spec
+        self.sandbox.spec()
     }
 
     /// What was proved of the image.
@@ -231,25 +278,20 @@ impl PreparedServer {
         self.rootfs.evidence()
     }
 
-    fn sandbox(&self) -> Result<palisade_sandbox::PreparedSandbox, palisade_sandbox::PrepareError> {
-        self.spec.clone().prepare(self.policy.syscalls.baseline, &self.rootfs)
-    }
-
     /// What the audit log says of a start.
     fn facts(&self) -> serde_json::Value {
         json!({
-            "image": self.spec.image_digest,
-            "spec": self.spec.digest(),
+            "image": self.spec().image_digest,
+            "spec": self.spec().digest(),
             "evidence": self.evidence(),
-            "enforcement": self.spec.enforcement,
+            "enforcement": self.spec().enforcement,
         })
     }
 }
 
 impl Launch for PreparedServer {
     fn launch(&self) -> Result<Launched, LaunchError> {
-        let sandbox = self.sandbox().map_err(|error| launch_error(error.hint(), error))?;
-        let running = sandbox.spawn(&self.secrets).map_err(|error| launch_error(error.hint(), error))?;
+        let running = self.sandbox.spawn(&self.secrets).map_err(|error| launch_error(error.hint(), error))?;
         let (stdin, stdout, stderr, process) = running.into_parts();
         Ok(Launched {
             stdin,

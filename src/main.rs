@@ -23,6 +23,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    if let Err(error) = harden() {
+        return failure::Failure::new(failure::Status::Failed, &error, None)
+            .because("this process cannot be hardened")
+            .report();
+    }
     if let Some(status) = role() {
         return status;
     }
@@ -33,6 +38,14 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
+}
+
+/// What every role does first: nothing of the caller's descriptors, limits and signal settings may
+/// reach a server or put a secret on the disk.
+fn harden() -> std::io::Result<()> {
+    palisade_sys::process::close_on_exec_from(3)?;
+    palisade_sys::process::reset_sigchld()?;
+    palisade_sys::process::forbid_core_dumps()
 }
 
 /// Runs as one of our own child processes, when that is what this is.

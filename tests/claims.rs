@@ -60,6 +60,38 @@ fn c1_no_file_of_the_host_but_the_mounts() {
     }
 }
 
+/// C1: what a mount's source is, is decided once and by the person who wrote it: a symbolic link in its path is
+/// refused, since a server that may write the directory could have put it there.
+#[test]
+fn c1_a_mount_source_is_no_link() {
+    for user in User::all() {
+        let place = Place::new(user);
+        let writable = place.dir("writable");
+        let victim = place.dir("victim");
+        std::os::unix::fs::symlink(&victim, writable.join("sub")).unwrap();
+        let policy = |source: &Path| {
+            place.demo_policy(&format!(
+                "filesystem: {{ mounts: [ {{ source: \"{}\", target: /sub, access: read-only }} ] }}",
+                source.display()
+            ))
+        };
+        let output = place.run(["run", policy(&writable.join("sub")).to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains(victim.to_str().unwrap()),
+            "the real path is named: {}",
+            stderr(&output)
+        );
+        // The control: the real path works.
+        place.session(&policy(&victim));
+        // A socket leads to whoever listens on it.
+        let socket = place.root.join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let output = place.run(["run", policy(&socket).to_str().unwrap()]);
+        assert!(stderr(&output).contains("neither a directory nor a file"), "{}", stderr(&output));
+    }
+}
+
 /// C2: a server writes below /tmp, /dev/shm and read-write mounts, and nowhere else; what it writes there
 /// cannot be executed.
 #[test]
@@ -67,7 +99,9 @@ fn c2_no_write_outside_and_no_execution_of_what_is_written() {
     for user in User::all() {
         let place = Place::new(user);
         let control = unconfined(user, "write_outside", &no_arguments());
-        for attempt in ["exec_tmp", "mmap_exec_tmp", "exec_memfd"] {
+        for attempt in
+            ["exec_tmp", "mmap_exec_tmp", "exec_memfd", "set_id_create", "set_id_change", "file_lease"]
+        {
             control.succeeded(attempt);
         }
         let inside = attack(&place, "write_outside", no_arguments());
@@ -80,7 +114,9 @@ fn c2_no_write_outside_and_no_execution_of_what_is_written() {
         }
         inside.refused("exec_tmp", &["EACCES"]);
         inside.refused("mmap_exec_tmp", &["EPERM"]);
-        inside.refused("exec_memfd", &["EPERM"]);
+        for attempt in ["exec_memfd", "set_id_create", "set_id_change", "file_lease"] {
+            inside.refused(attempt, &["EPERM"]);
+        }
         inside.refused("own_binary", &["EROFS", "EACCES", "ETXTBSY"]);
     }
 }
@@ -195,6 +231,37 @@ fn c6_secrets_are_declared() {
         session.initialize();
         let report = session.call("read_environment", no_arguments()).to_string();
         assert!(report.contains("DEMO_TOKEN"), "{report}");
+    }
+}
+
+/// C6: a variable of the image does not stand in front of the secret of the same name.
+#[test]
+fn c6_a_placeholder_gives_way() {
+    use palisade_image::layout::{Builder, LayerFiles, Runtime};
+    for user in User::all() {
+        let place = Place::new(user);
+        let layout = place.root.join("layout-demo-1");
+        let runtime = Runtime {
+            entrypoint: vec!["/bin/server".into()],
+            env: vec![("DEMO_TOKEN".into(), "placeholder".into())],
+            ..Runtime::default()
+        };
+        let files = LayerFiles::new().file("bin/server", 0o755, support::DEMO_SERVER).unwrap();
+        Builder::new(runtime).layer(files).unwrap().write(&layout).unwrap();
+        place.give_tree(&layout);
+        place.must(["image", "import", layout.to_str().unwrap(), "--as", "demo:1"]);
+        let policy = place.demo_policy("secrets: [ { name: token, env: DEMO_TOKEN } ]");
+        let value = place.write("token", "the-secret");
+        std::fs::set_permissions(&value, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let given = format!("token={}", value.display());
+        let mut session =
+            Session::start(&mut place.palisade(["run", policy.to_str().unwrap(), "--secret-file", &given]));
+        session.initialize();
+        let server = support::descendants(session.child.id()).last().copied().unwrap();
+        let environ = std::fs::read(format!("/proc/{server}/environ")).unwrap_or_default();
+        let entries: Vec<&[u8]> =
+            environ.split(|byte| *byte == 0).filter(|entry| entry.starts_with(b"DEMO_TOKEN=")).collect();
+        assert_eq!(entries, [&b"DEMO_TOKEN=the-secret"[..]]);
     }
 }
 

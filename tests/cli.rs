@@ -231,7 +231,9 @@ const ERRORS: &[(i32, &[&str])] = &[
     (125, &["run", "demo.yaml", "--audit-log", "text/audit.jsonl"]),
     (127, &["run", "other.yaml"]),
     (2, &["gateway", "run", "--policy", "demo.yaml", "--transport", "http", "--token-file", "short-token"]),
-    (125, &["gateway", "run", "--policy", "demo.yaml", "--transport", "http", "--listen", "192.0.2.1:1"]),
+    (2, &["gateway", "run", "--policy", "demo.yaml", "--transport", "http", "--listen", "192.0.2.1:1"]),
+    (2, &["run", "demo.yaml", "--secret-env", "tokne=HOME"]),
+    (2, &["run", "secret.yaml", "--secret-env", "token=HOME", "--secret-env", "token=PATH"]),
     // the store
     (125, &["image", "ls", "--store", "text"]),
     (125, &["image", "ls", "--store", "open-store"]),

@@ -143,7 +143,7 @@ fn assert_attempts(text: &str) {
         ("signal every process id", &["ESRCH"], &["pid namespace"]),
         ("connect to 169.254.169.254:80", &["EACCES", "ENETUNREACH"], &["Landlock", "network namespace"]),
         ("send a DNS question", &["ENETUNREACH"], &["network namespace"]),
-        ("abstract unix socket", &["ECONNREFUSED"], &["network namespace"]),
+        ("abstract unix socket", &["EPERM"], &["seccomp filter"]),
         ("fork up to", &["EAGAIN"], &["process limit"]),
         ("open /etc/shadow", &["ENOENT"], &["mount namespace"]),
         ("create a file in /etc", &["EROFS"], &["read-only mount"]),

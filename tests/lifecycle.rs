@@ -102,6 +102,41 @@ fn c15_nothing_outlives_a_killed_part() {
     }
 }
 
+/// A stopped supervisor cannot follow the gateway; the keeper sees to it.
+#[test]
+fn c15_nothing_outlives_the_gateway_behind_a_stopped_supervisor() {
+    for user in User::all() {
+        let place = Place::new(user);
+        let (mut session, family) = running(&place);
+        signal(family[1].pid, Signal::SIGSTOP);
+        signal(session.child.id(), Signal::SIGKILL);
+        assert!(wait_within(&mut session.child, ONE_SECOND).is_some());
+        all_gone(&family, "with its supervisor stopped");
+    }
+}
+
+/// Ctrl-C goes to the whole foreground process group; only the gateway is in it, and it ends its servers in
+/// order: the cgroup is removed.
+#[test]
+fn c15_an_interrupt_from_the_terminal_is_an_orderly_end() {
+    use std::os::unix::process::CommandExt;
+    for user in User::all() {
+        let place = Place::new(user);
+        let policy = place.demo_policy("");
+        let mut command = place.palisade(["run", policy.to_str().unwrap()]);
+        command.process_group(0);
+        let mut session = Session::start(&mut command);
+        session.initialize();
+        let family = family(&session);
+        let group = Pid::from_raw(session.child.id().cast_signed());
+        nix::sys::signal::killpg(group, Signal::SIGINT).unwrap();
+        let ended = wait_within(&mut session.child, ONE_SECOND);
+        assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+        all_gone(&family, "Ctrl-C");
+        assert!(cgroups_of(&family).is_empty());
+    }
+}
+
 /// Whether the keeper that made this cgroup is gone.
 fn is_orphan(dir: &std::path::Path) -> bool {
     let name = dir.file_name().unwrap().to_string_lossy().into_owned();

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ impl std::fmt::Debug for Sink {
 
 /// The audit log cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the audit log cannot be written, so no tool is called")]
+#[error("the audit log cannot be written, so no server is started and no tool is called")]
 pub struct Unwritable;
 
 /// What happened. The server's name and the time are added by [`Log::record`].
@@ -69,7 +70,7 @@ pub enum Event<'a> {
         /// Whether the gateway had to end it.
         stopped: bool,
     },
-    /// A tool was called, or the call was refused.
+    /// A tool is about to be called, or the call was refused. Written before the server sees the call.
     ToolCall {
         /// The tool's name.
         tool: String,
@@ -77,8 +78,13 @@ pub enum Event<'a> {
         decision: Decision,
         /// The rule that decided.
         rule: &'a str,
+    },
+    /// A permitted call is over.
+    ToolResult {
+        /// The tool's name.
+        tool: String,
         /// From the request to the answer.
-        duration_ms: Option<u64>,
+        duration_ms: u64,
         /// How it ended.
         outcome: CallOutcome,
     },
@@ -150,9 +156,11 @@ impl Event<'_> {
 }
 
 impl Log {
-    /// A log that appends to `file`, which the caller has opened for appending.
+    /// A log that appends to `file`, which the caller has opened for appending, and for reading if a line that
+    /// was cut off when the machine went down is to be ended before the first event.
     pub fn append_to(file: File) -> Self {
-        Log::write_to(Box::new(file))
+        let state = if ends_in_a_line(&file) { SinkState::Broken } else { SinkState::Sound };
+        Log { sink: Mutex::new(Sink { out: Box::new(file), state }) }
     }
 
     /// A log that goes to any writer. Each event is one `write_all` of a whole line.
@@ -162,12 +170,20 @@ impl Log {
 
     /// Appends one event; `server` is empty for what concerns no server. A failure is reported through `tracing` and makes [`Log::check`] fail.
     pub fn record(&self, server: &str, event: &Event<'_>) {
+        if self.try_record(server, event).is_err() {
+            tracing::debug!(server, "an event is missing from the audit log");
+        }
+    }
+
+    /// Like [`Log::record`], for what must not happen without a trace.
+    pub fn try_record(&self, server: &str, event: &Event<'_>) -> Result<(), Unwritable> {
         let record = Record { ts: timestamp(), server, event };
         let line = serde_json::to_string(&record).map_err(io::Error::from);
         let mut sink = self.sink();
-        if let Err(error) = line.and_then(|line| sink.append(&line)) {
+        line.and_then(|line| sink.append(&line)).map_err(|error| {
             tracing::error!(%error, server, "the audit log cannot be written");
-        }
+            Unwritable
+        })
     }
 
     /// Fails while the log cannot be written. After a failure it tries again, so that a log whose disk has
@@ -203,6 +219,13 @@ impl Sink {
         }
         Ok(())
     }
+}
+
+/// Whether a file ends in the middle of a line. A file that cannot be read is taken to be whole.
+fn ends_in_a_line(file: &File) -> bool {
+    let Ok(last) = file.metadata().map(|metadata| metadata.len().saturating_sub(1)) else { return false };
+    let mut byte = [b'\n'];
+    file.read_at(&mut byte, last).is_ok() && byte != [b'\n']
 }
 
 /// A tool's name as the log carries it.
@@ -274,6 +297,25 @@ mod tests {
         assert_eq!(value["server"], "s");
         let ts = value["ts"].as_str().unwrap();
         assert!(ts.len() == 24 && ts.ends_with('Z'), "{ts}");
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_ended_before_the_first_event() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let open = |read| File::options().append(true).read(read).open(&path).unwrap();
+        for (before, expected) in [("{\"cut", 2), ("{}\n", 2), ("", 1)] {
+            std::fs::write(&path, before).unwrap();
+            violation(&Log::append_to(open(true)), "x");
+            let text = std::fs::read_to_string(&path).unwrap();
+            let lines: Vec<_> = text.lines().collect();
+            assert_eq!(lines.len(), expected, "{text}");
+            assert!(serde_json::from_str::<Value>(lines[expected - 1]).is_ok(), "{text}");
+        }
+        // Without the right to read, the log is written all the same.
+        std::fs::write(&path, "{}\n").unwrap();
+        violation(&Log::append_to(open(false)), "x");
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! - a known key that occurs twice is refused (parsers differ on which one wins);
 //! - a key that differs from a known one only in case is refused (Go's `encoding/json` takes `Method` for
 //!   `method`, also with U+017F and U+212A);
+//! - a key, a method or a tool's name with a control character is refused: a parser whose strings end at a NUL
+//!   takes `name\0x` for `name`, and one that strips or skips control characters does too;
 //! - arrays (JSON-RPC batches) are refused; MCP removed them in 2025-06-18;
 //! - raw line breaks between tokens are replaced by spaces before a message is forwarded, see
 //!   [`single_line`]: a server that reads lines in "universal newline" mode (Python's text streams) would
@@ -61,6 +63,15 @@ pub enum EnvelopeError {
         /// The key that it resembles.
         key: &'static str,
     },
+    /// A key that a parser which cuts or strips control characters may take for another.
+    #[error("a message with a control character in a key, which two parsers may read differently")]
+    ControlInKey,
+    /// The same in a method or a tool's name.
+    #[error("a message whose `{key}` has control characters or surrounding spaces, which two programs may read differently")]
+    AmbiguousText {
+        /// The key.
+        key: &'static str,
+    },
     /// More than [`MAX_MEMBERS`] members.
     #[error("an object with more than {MAX_MEMBERS} members")]
     TooManyMembers,
@@ -86,11 +97,13 @@ impl EnvelopeError {
     pub fn code(&self) -> i64 {
         match self {
             EnvelopeError::NotUtf8 | EnvelopeError::NotAnObject => -32700,
-            EnvelopeError::BadMember { key: "name" } => -32602,
+            EnvelopeError::BadMember { key: "name" } | EnvelopeError::AmbiguousText { key: "name" } => -32602,
             EnvelopeError::Batch
             | EnvelopeError::Version
             | EnvelopeError::DuplicateKey { .. }
             | EnvelopeError::LookalikeKey { .. }
+            | EnvelopeError::ControlInKey
+            | EnvelopeError::AmbiguousText { .. }
             | EnvelopeError::TooManyMembers
             | EnvelopeError::BadId
             | EnvelopeError::BadMember { .. }
@@ -181,7 +194,11 @@ pub fn parse(line: &[u8]) -> Result<Message<'_>, EnvelopeError> {
     let raw_id = members.get("id");
     let params = members.get("params");
     let outcome = outcome(&members)?;
-    match (members.text("method")?, raw_id, outcome) {
+    let method = members.text("method")?;
+    if method.as_deref().is_some_and(has_control) {
+        return Err(EnvelopeError::AmbiguousText { key: "method" });
+    }
+    match (method, raw_id, outcome) {
         (Some(method), Some(raw_id), None) => {
             Ok(Message::Request(Request { line, id: request_id(raw_id)?, raw_id, method, params }))
         }
@@ -241,6 +258,9 @@ impl<'a> Object<'a> {
         if overflow {
             return Err(EnvelopeError::TooManyMembers);
         }
+        if members.iter().any(|(name, _)| has_control(name)) {
+            return Err(EnvelopeError::ControlInKey);
+        }
         for key in known {
             check_unambiguous(&members, key)?;
         }
@@ -295,6 +315,11 @@ fn check_unambiguous(members: &[(Cow<'_, str>, &RawValue)], key: &'static str) -
         }
     }
     Ok(())
+}
+
+/// Whether the text has one of U+0000 to U+001F, or U+007F.
+pub(crate) fn has_control(text: &str) -> bool {
+    text.bytes().any(|byte| byte.is_ascii_control())
 }
 
 /// Whether a case-insensitive parser would take `name` for `key`. Folding through lower and upper case also

@@ -116,6 +116,9 @@ impl<'a> ClientRequest<'a> {
         let params = Object::parse(params.get(), CALL_KEYS)?;
         let raw_name = params.get("name").ok_or_else(|| bad_name.clone())?;
         let tool = envelope::text(raw_name).ok_or(bad_name)?;
+        if is_ambiguous(&tool) {
+            return Err(EnvelopeError::AmbiguousText { key: "name" });
+        }
         Ok(ClientRequest::Call(ToolCall { request, raw_name, tool, renamed: Renamed::No }))
     }
 
@@ -268,7 +271,17 @@ enum Decision {
     Refused { rule: String },
 }
 
+/// Whether a server may take the name for another one: with `deny` alone, `drop ` is not `drop` to the policy,
+/// but it is to a server that trims names or whose strings end at a NUL.
+fn is_ambiguous(name: &str) -> bool {
+    envelope::has_control(name) || name != name.trim()
+}
+
 fn decide(tools: &Tools, name: &str) -> Decision {
+    // Also here, because a call is renamed after it was classified.
+    if is_ambiguous(name) {
+        return Decision::Refused { rule: "ambiguous name".to_owned() };
+    }
     match tools.verdict(name) {
         ToolVerdict::Permitted if tools.allow.is_none() => {
             Decision::Allowed { rule: "no tools.allow".to_owned() }

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::audit::{Event, Log};
+use crate::audit::{Event, Log, Unwritable};
 use crate::envelope::{self, Message};
 use crate::launch::{ExitReport, LaunchError, ServerEntry};
 use crate::line::{Line, LineReader, LineWriter, MAX_MESSAGE_BYTES};
@@ -153,6 +153,12 @@ where
 async fn open(entry: &ServerEntry, audit: &Log) -> Result<Pipes, SingleError> {
     let server = entry.name();
     let tasks = TaskTracker::new();
+    let unrecorded = |error: Unwritable| SingleError::Launch {
+        server: entry.name(),
+        source: LaunchError::new(error.to_string())
+            .with_hint("make room on its disk, or name another file with `--audit-log`"),
+    };
+    audit.check().map_err(unrecorded)?;
     let launch = process::launch(Arc::clone(&entry.launch), &tasks);
     let launched = match tokio::time::timeout(entry.start_timeout(), launch).await {
         Ok(Ok(launched)) => launched,
@@ -161,7 +167,12 @@ async fn open(entry: &ServerEntry, audit: &Log) -> Result<Pipes, SingleError> {
             return Err(SingleError::Late { server, seconds: entry.start_timeout().as_secs_f32() });
         }
     };
-    audit.record(&server, &Event::ServerStart { facts: &launched.facts });
+    if let Err(error) = audit.try_record(&server, &Event::ServerStart { facts: &launched.facts }) {
+        process::discard(launched, &tasks);
+        tasks.close();
+        tasks.wait().await;
+        return Err(unrecorded(error));
+    }
     Pipes::open(&server, launched).map_err(|source| SingleError::Pipes { server, source })
 }
 

@@ -5,6 +5,7 @@
 //! `server` (start on demand, back-off, restart).
 
 pub(crate) mod connection;
+pub(crate) mod garbage;
 pub(crate) mod pipes;
 pub(crate) mod process;
 pub(crate) mod server;

@@ -1,9 +1,9 @@
 //! What a sandboxed MCP server may do, as data.
 //!
 //! One YAML file describes one server: which image it comes from and who must have signed it, what it sees of
-//! the host's files, which secrets reach it, how much it may use, which of its tools may be called. [`parse`]
+//! the host's files, which secrets reach it, how much it may use, which of its tools may be called. [`parse()`]
 //! turns the text into a [`Policy`], or into a [`PolicyError`] with everything that is wrong and where.
-//! [`schema`] describes the file for editors, [`reference_markdown`] for people.
+//! [`schema()`] describes the file for editors, [`reference_markdown`] for people.
 //!
 //! Reading order, which is the data flow:
 //!
@@ -103,13 +103,13 @@ pub fn parse_bytes(name: &str, bytes: &[u8]) -> Result<Policy, PolicyError> {
 }
 
 impl Policy {
-    /// [`parse`].
+    /// [`parse()`].
     pub fn parse(name: &str, text: &str) -> Result<Self, PolicyError> {
         parse(name, text)
     }
 }
 
-/// From text to policy. Nothing is a policy as long as there is a finding; [`parse`] sees to that.
+/// From text to policy. Nothing is a policy as long as there is a finding; [`parse()`] sees to that.
 fn read(text: &str, findings: &mut Findings) -> Option<Policy> {
     text::check(text, findings);
     if !findings.is_empty() {

@@ -17,7 +17,7 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(generate);
 /// The JSON Schema (draft 2020-12) of a policy file as written: an object without references, with a
 /// description, the default and the limits of every key.
 ///
-/// A file that the schema refuses is refused by [`crate::parse`] too. The other direction does not hold: what
+/// A file that the schema refuses is refused by [`crate::parse()`] too. The other direction does not hold: what
 /// values mean together, a schema cannot say. Keys and values that are known and not enforced yet have the
 /// extensions `x-palisade-instead` and `x-palisade-instead-of`, and no value fits them.
 pub fn schema() -> Value {

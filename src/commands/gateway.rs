@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Done;
-use crate::assemble::{self, launch_status, load, open_store, prepare, read_secret_file};
+use crate::assemble::{self, launch_status, load, no_stranger, open_store, prepare, read_secret_file};
 use crate::cli::{self, GatewayRun, Run};
 use crate::environment::Environment;
 use crate::failure::{Failure, Status};
@@ -30,6 +30,7 @@ pub(super) fn run_one(
     environment: &Environment,
 ) -> Result<ExitCode, Failure> {
     let loaded = load(&options.policy)?;
+    no_stranger(&[&loaded.policy], &options.start)?;
     let (store, store_path) = open_store(store, environment)?;
     let server = prepare(&store, loaded, &HostSupport::probe(), environment, &options.start)?;
     let log = audit_log(options.start.audit_log.as_deref(), &store_path)?;
@@ -56,11 +57,19 @@ pub(super) fn run_one(
 pub(super) fn run_many(options: &GatewayRun, store: Option<&Path>, environment: &Environment) -> Done {
     let (store, store_path) = open_store(store, environment)?;
     let host = HostSupport::probe();
+    if options.transport == cli::Transport::Http && !options.listen.ip().is_loopback() {
+        return Err(Failure::say(
+            Status::Usage,
+            format!("the gateway listens on this machine only, and {} is not a loopback address", options.listen),
+            "listen on 127.0.0.1 or [::1], and put a proxy that speaks TLS in front of it",
+        ));
+    }
     let loaded = options.policies.iter().map(|file| load(file)).collect::<Result<Vec<_>, _>>()?;
     // Before anything is unpacked.
     Profile::new(loaded.iter().map(|loaded| &loaded.policy).collect()).map_err(|error| {
         Failure::new(Status::Usage, &error, Some("give each policy's `server` a name of its own".into()))
     })?;
+    no_stranger(&loaded.iter().map(|loaded| &loaded.policy).collect::<Vec<_>>(), &options.start)?;
     let mut servers = Vec::new();
     for policy in loaded {
         servers.push(entry(prepare(&store, policy, &host, environment, &options.start)?));

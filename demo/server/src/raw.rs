@@ -35,6 +35,7 @@ calls! {
     CLOSE = SYS_close,
     EXECVE = SYS_execve,
     EXECVEAT = SYS_execveat,
+    FCNTL = SYS_fcntl,
     FSOPEN = SYS_fsopen,
     INIT_MODULE = SYS_init_module,
     IOCTL = SYS_ioctl,

@@ -40,6 +40,19 @@ fn whatever_two_parsers_may_read_differently_is_refused() {
 }
 
 #[test]
+fn control_characters_in_keys_and_methods_are_refused() {
+    for control in ["\\u0000", "\\u001f", "\\u007f", "\\n"] {
+        let key = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a","params{control}":{{}}}}"#);
+        assert_eq!(refused(&key), EnvelopeError::ControlInKey, "{key}");
+        let method = EnvelopeError::AmbiguousText { key: "method" };
+        assert_eq!(refused(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"a{control}"}}"#)), method);
+        assert_eq!(refused(&format!(r#"{{"jsonrpc":"2.0","method":"a{control}"}}"#)), method);
+    }
+    // The positive control: elsewhere they are the business of the server.
+    assert!(parse(br#"{"jsonrpc":"2.0","id":1,"method":"a","params":{"x\u0000":"\u0000"}}"#).is_ok());
+}
+
+#[test]
 fn malformed_lines_are_refused() {
     assert_eq!(parse(b"\xff").unwrap_err(), EnvelopeError::NotUtf8);
     for line in ["", "null", "hello", "{", "{}{}", "\"x\"", "{\"a\":\u{1}}"] {

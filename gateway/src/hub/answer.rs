@@ -7,12 +7,12 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::session::Target;
+use super::session::{MAX_AT_ONE_SERVER, Target};
 use super::{Hub, Output, Session};
 use crate::audit::{CallOutcome, Decision, Event, millis, tool_name};
 use crate::catalog::{self, Listing};
 use crate::edit::{Edits, Misplaced};
-use crate::envelope::{self, Message, Object, Request};
+use crate::envelope::{self, EnvelopeError, Id, Message, Object, Request};
 use crate::permit::{ClientRequest, Forward, PermittedCall, PlainRequest, ToolCall};
 use crate::protocol;
 use crate::rpc;
@@ -47,6 +47,8 @@ pub(super) type Answer = Result<Option<Bytes>, Failure>;
 /// A request on its way to a server, and the way back.
 pub(super) struct Trip<'a> {
     pub(super) session: &'a Session,
+    /// Which request of the session this is.
+    pub(super) serial: u64,
     pub(super) line: &'a Bytes,
     pub(super) output: &'a mpsc::Sender<Output>,
 }
@@ -55,13 +57,13 @@ impl Hub {
     /// Answers one request. The line has been parsed before; parsing it again here lets this future own it.
     pub(super) async fn answer(
         self: &Arc<Self>,
-        session: &Session,
+        (session, serial): (&Session, u64),
         line: &Bytes,
         output: &mpsc::Sender<Output>,
     ) -> Option<Bytes> {
         let Ok(Message::Request(request)) = envelope::parse(line) else { return None };
         let raw_id = request.raw_id;
-        let trip = Trip { session, line, output };
+        let trip = Trip { session, serial, line, output };
         match self.dispatch(&trip, request).await {
             Ok(answer) => answer,
             Err(failure) => Some(rpc::error(raw_id.get(), failure.code, &failure.message)),
@@ -76,6 +78,9 @@ impl Hub {
             return Err(Failure::new(rpc::INVALID_REQUEST, protocol::HANDSHAKE_NEEDED));
         }
         let raw_id = request.raw_id;
+        if let Err(error) = progress_token(&request) {
+            return Ok(Some(self.violation(raw_id.get(), &error)));
+        }
         match ClientRequest::classify(request) {
             Ok(ClientRequest::Call(call)) => self.call(trip, call).await,
             Ok(ClientRequest::Plain(plain)) => self.plain(trip, plain).await,
@@ -123,8 +128,6 @@ impl Hub {
                         tool: refusal.tool.clone(),
                         decision: Decision::Refused,
                         rule: &refusal.rule,
-                        duration_ms: None,
-                        outcome: CallOutcome::NotForwarded,
                     },
                 );
                 return Err(Failure::new(rpc::REFUSED_BY_POLICY, refusal.to_string()));
@@ -134,11 +137,15 @@ impl Hub {
     }
 
     async fn permitted(&self, trip: &Trip<'_>, server: &Arc<Server>, call: PermittedCall<'_>) -> Answer {
+        let tool = tool_name(call.tool());
+        // Written first: a call that the server has seen must have left a trace.
+        let event =
+            Event::ToolCall { tool: tool.clone(), decision: Decision::Permitted, rule: call.rule() };
+        self.audit.try_record(server.name(), &event).map_err(|error| Failure::unavailable(&error))?;
         let mut record = CallRecord {
             hub: self,
             server: server.name(),
-            tool: tool_name(call.tool()),
-            rule: call.rule().to_owned(),
+            tool,
             since: Instant::now(),
             // What holds when this future is dropped because the client cancelled.
             outcome: CallOutcome::Cancelled,
@@ -152,7 +159,8 @@ impl Hub {
         record.outcome = match &answer {
             Ok(Some(line)) => outcome_of(line),
             Ok(None) => CallOutcome::Cancelled,
-            Err(_) => CallOutcome::ServerGone,
+            Err(failure) if failure.code == rpc::SERVER_UNAVAILABLE => CallOutcome::ServerGone,
+            Err(_) => CallOutcome::NotForwarded,
         };
         answer
     }
@@ -213,15 +221,28 @@ pub(super) async fn forward_plain(
 /// Puts the gateway's id in the place of the client's id and progress token.
 fn stamp<'a>(request: &Request<'a>, edits: &mut Edits<'a>, id: i64) -> Result<(), Misplaced> {
     edits.replace(request.raw_id.get(), id.to_string())?;
-    if let Some(token) = progress_token(request) {
+    if let Some(token) = progress_token(request).map_err(|_refused_before| Misplaced)? {
         edits.replace(token.get(), id.to_string())?;
     }
     Ok(())
 }
 
-pub(super) fn progress_token<'a>(request: &Request<'a>) -> Option<&'a RawValue> {
-    let params = Object::parse(request.params?.get(), &["_meta"]).ok()?;
-    Object::parse(params.get("_meta")?.get(), &["progressToken"]).ok()?.get("progressToken")
+/// The progress token, if there is one. What cannot be read here cannot be replaced either, and would reach the
+/// server as another client's token or this client's own.
+pub(super) fn progress_token<'a>(request: &Request<'a>) -> Result<Option<&'a RawValue>, EnvelopeError> {
+    let Some(params) = request.params.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    let keep = |error, key| match error {
+        EnvelopeError::NotAnObject => EnvelopeError::BadMember { key },
+        other => other,
+    };
+    let params = Object::parse(params.get(), &["_meta"]).map_err(|error| keep(error, "params"))?;
+    let Some(meta) = params.get("_meta").filter(|raw| raw.get() != "null") else { return Ok(None) };
+    let meta = Object::parse(meta.get(), &["progressToken"]).map_err(|error| keep(error, "_meta"))?;
+    let Some(token) = meta.get("progressToken") else { return Ok(None) };
+    match Id::parse(token) {
+        Some(_string_or_integer) => Ok(Some(token)),
+        None => Err(EnvelopeError::BadMember { key: "progressToken" }),
+    }
 }
 
 async fn forward_request(
@@ -231,12 +252,23 @@ async fn forward_request(
     forward: impl FnOnce(i64) -> Result<Forward, Misplaced>,
 ) -> Answer {
     let (sender, mut replies) = connection::replies();
-    let progress_token = progress_token(request).map(|token| token.get().to_owned());
+    let progress_token = progress_token(request)
+        .map_err(|error| Failure::new(error.code(), format!("the client sent {error}")))?
+        .map(|token| token.get().to_owned());
     let waiter = Waiter { replies: sender.clone(), progress_token };
     let connection = Arc::clone(&ready.connection);
+    if !trip.session.reserve(&request.id, trip.serial, &connection) {
+        return Err(Failure::new(
+            rpc::OVERLOADED,
+            format!(
+                "the client has {MAX_AT_ONE_SERVER} requests pending at server `{}`, which is the most that the gateway allows",
+                connection.name()
+            ),
+        ));
+    }
     let aimed = Arc::clone(&connection);
     let make = |id| {
-        trip.session.aim(&request.id, Target { connection: aimed, id, replies: sender });
+        trip.session.aim(&request.id, trip.serial, Target { connection: aimed, id, replies: sender });
         forward(id)
     };
     // A cancelled request drops this future; its place at the server must not stay taken.
@@ -313,12 +345,11 @@ fn refuse_cursor(request: &Request<'_>) -> Result<(), Failure> {
     }
 }
 
-/// Writes a permitted call into the audit log when it is over, however it ends.
+/// Writes the end of a permitted call into the audit log, however it ends.
 struct CallRecord<'a> {
     hub: &'a Hub,
     server: &'a str,
     tool: String,
-    rule: String,
     since: Instant,
     outcome: CallOutcome,
 }
@@ -327,11 +358,9 @@ impl Drop for CallRecord<'_> {
     fn drop(&mut self) {
         self.hub.audit.record(
             self.server,
-            &Event::ToolCall {
+            &Event::ToolResult {
                 tool: std::mem::take(&mut self.tool),
-                decision: Decision::Permitted,
-                rule: &self.rule,
-                duration_ms: Some(millis(self.since.elapsed())),
+                duration_ms: millis(self.since.elapsed()),
                 outcome: self.outcome,
             },
         );

@@ -48,6 +48,10 @@ impl ServerEvents for Events {
         for session in hub.all_sessions() {
             session.forget_connection(connection);
         }
+        let oversized = connection.oversized();
+        if oversized > 1 {
+            tracing::warn!(server = connection.name(), oversized, "notifications were too large to pass on");
+        }
         if !hub.closing.is_cancelled() {
             hub.report(connection.name(), reason);
         }
@@ -61,18 +65,20 @@ impl Hub {
 
     fn server_notification(&self, from: &Arc<Connection>, line: &Bytes, notification: &Notification<'_>) {
         if line.len() > MAX_NOTIFICATION_BYTES {
-            tracing::warn!(
-                server = from.name(),
-                bytes = line.len(),
-                "a notification is too large to pass on"
-            );
+            // The first says what is wrong, the end of the server says how many there were.
+            if from.count_oversized() == 0 {
+                let bytes = line.len();
+                tracing::warn!(server = from.name(), bytes, "a notification is too large to pass on");
+            }
             return;
         }
         let line = envelope::single_line(line.clone());
         match notification.method.as_ref() {
-            "notifications/message" => {
-                self.broadcast(&with_logger(from.name(), notification).unwrap_or(line));
-            }
+            // A message that could not be marked as this server's could pass for another's, or the gateway's.
+            "notifications/message" => match with_logger(from.name(), notification) {
+                Some(line) => self.broadcast(&line),
+                None => tracing::debug!(server = from.name(), "a malformed log message is dropped"),
+            },
             "notifications/cancelled" => self.withdrawn(from, notification),
             "notifications/resources/updated" => self.updated(from, &line, notification),
             _ => self.broadcast(&line),
@@ -109,8 +115,8 @@ impl Hub {
         }
     }
 
-    /// Hands a server's request to the client that is most likely meant: one that has a request pending at
-    /// this server, otherwise the first that can answer.
+    /// Hands a server's request to the client that is meant: one that has a request pending at this server. A
+    /// server must not reach a client that does not use it, so another one is meant only if it is the only one.
     fn server_request(&self, from: &Arc<Connection>, request: &Request<'_>) -> Result<(), Failure> {
         let capability = match request.method.as_ref() {
             "sampling/createMessage" => Some("sampling"),
@@ -118,23 +124,25 @@ impl Hub {
             "roots/list" => Some("roots"),
             _ => None,
         };
-        let able: Vec<_> = self
-            .all_sessions()
-            .into_iter()
-            .filter(|session| session.is_initialized() && capability.is_none_or(|name| session.has(name)))
-            .collect();
-        let session = able.iter().find(|session| session.uses(from)).or_else(|| able.first());
-        let Some(session) = session else {
+        let mut meant = self.all_sessions();
+        meant.retain(|session| session.is_initialized());
+        if meant.len() > 1 {
+            meant.retain(|session| session.uses(from));
+        }
+        let able = |session: &&Arc<Session>| capability.is_none_or(|name| session.has(name));
+        let Some(session) = meant.iter().find(able) else {
             let method = text::name(&request.method);
             return Err(Failure::new(
                 rpc::METHOD_NOT_FOUND,
                 format!("no client of the gateway answers `{method}`"),
             ));
         };
+        let token = progress_token(request)
+            .map_err(|error| Failure::new(rpc::INVALID_REQUEST, format!("the server sent {error}")))?;
         let asked = Asked {
             connection: Arc::clone(from),
             raw_id: rpc::id_json(&request.id),
-            progress_token: progress_token(request).map(|token| token.get().to_owned()),
+            progress_token: token.map(|token| token.get().to_owned()),
         };
         let make = |id: i64| {
             let mut edits = Edits::of(request.line);

@@ -48,11 +48,12 @@ impl Resources {
 
     /// The server that listed the URI, or a template that it may come from.
     fn owner(&self, uri: &str) -> Option<usize> {
-        let exact = |listed: &Listed| {
-            listed.uris.contains(uri) || listed.templates.iter().any(|template| template == uri)
+        // One pass: a later server must not take a URI out of an earlier one's template by listing it.
+        let owns = |listed: &Listed| {
+            let covers = |template: &String| template == uri || may_expand_to(template, uri);
+            listed.uris.contains(uri) || listed.templates.iter().any(covers)
         };
-        let similar = |listed: &Listed| listed.templates.iter().any(|template| may_expand_to(template, uri));
-        self.listed.iter().position(exact).or_else(|| self.listed.iter().position(similar))
+        self.listed.iter().position(owns)
     }
 
     pub(super) fn forget_session(&mut self, session: u64) {
@@ -142,12 +143,16 @@ impl Hub {
         self.servers.get(index).cloned()
     }
 
-    /// The one running server that has resources at all: an unlisted URI can only be its own.
+    /// The one server that has resources at all: an unlisted URI can only be its own. Unknown while a server
+    /// is not running, because the URI may be that one's.
     fn only_owner(&self) -> Option<Arc<Server>> {
-        let mut with_resources =
-            self.servers.iter().filter(|server| server.running().is_some_and(|ready| ready.has("resources")));
-        let first = with_resources.next()?;
-        with_resources.next().is_none().then(|| Arc::clone(first))
+        let mut owner = None;
+        for server in &self.servers {
+            if server.running()?.has("resources") && owner.replace(server).is_some() {
+                return None;
+            }
+        }
+        owner.map(Arc::clone)
     }
 
     pub(super) fn index_of(&self, server: &Arc<Server>) -> usize {
@@ -220,5 +225,7 @@ mod tests {
         assert_eq!(resources.owner("a://1"), Some(0));
         assert_eq!(resources.owner("a://2"), Some(1));
         assert_eq!(resources.owner("a://3"), None);
+        resources.learn(Listing::Templates, 0, &[entry("a://{n}")]);
+        assert_eq!(resources.owner("a://2"), Some(0), "a template of an earlier server beats a later listing");
     }
 }

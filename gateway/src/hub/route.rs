@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::session::Begun;
 use super::{Hub, Session};
 use crate::audit::{Event, Peer};
 use crate::edit::Edits;
@@ -61,8 +62,8 @@ impl Hub {
 
     fn request(self: &Arc<Self>, session: &Arc<Session>, line: &Bytes, request: &Request<'_>) -> Accepted {
         let raw_id = request.raw_id.get();
-        let cancelled = match session.begin(request.id.clone()) {
-            Ok(cancelled) => cancelled,
+        let Begun { cancelled, serial } = match session.begin(request.id.clone()) {
+            Ok(begun) => begun,
             Err(refused) => {
                 return Accepted::Refused(rpc::error(raw_id, rpc::OVERLOADED, &refused.to_string()));
             }
@@ -72,7 +73,7 @@ impl Hub {
         // `initialize` is answered here: what follows it must find the session initialised.
         if request.method == "initialize" {
             let answer = self.initialize(session, request);
-            session.end(&id);
+            session.end(&id, serial);
             if sender.try_send(Output::Answer(answer)).is_err() {
                 tracing::debug!("the client left before its handshake was answered");
             }
@@ -81,10 +82,10 @@ impl Hub {
         let (hub, session, line) = (Arc::clone(self), Arc::clone(session), line.clone());
         tokio::spawn(async move {
             let answer = tokio::select! {
-                answer = hub.answer(&session, &line, &sender) => answer,
+                answer = hub.answer((&session, serial), &line, &sender) => answer,
                 () = cancelled.cancelled() => None,
             };
-            session.end(&id);
+            session.end(&id, serial);
             if let Some(answer) = answer
                 && sender.send(Output::Answer(answer)).await.is_err()
             {
@@ -163,7 +164,7 @@ fn routable(capabilities: Option<&Value>) -> Value {
 fn cancel(session: &Session, notification: &Notification<'_>) {
     let params = notification.params.and_then(|params| Object::parse(params.get(), &["requestId"]).ok());
     let Some(raw_id) = params.and_then(|params| params.get("requestId")) else { return };
-    let Some(request) = Id::parse(raw_id).and_then(|id| session.end(&id)) else { return };
+    let Some(request) = Id::parse(raw_id).and_then(|id| session.give_up(&id)) else { return };
     request.cancelled.cancel();
     let Some(target) = request.target else { return };
     if target.connection.forget(target.id).is_none() {

@@ -16,6 +16,10 @@ use crate::upstream::connection::{Connection, Reply, related};
 /// How many requests one session may have pending. Clients have a handful; each may hold an answer.
 const MAX_IN_FLIGHT: usize = 64;
 
+/// How many of them may be at one server, which takes four times as many from all its clients: one client that
+/// floods a server leaves room for others.
+pub(super) const MAX_AT_ONE_SERVER: usize = 16;
+
 /// How many requests of servers one client may leave unanswered. A person answers one at a time.
 const MAX_ASKED: usize = 64;
 
@@ -27,6 +31,7 @@ pub(crate) struct Session {
     in_flight: Mutex<HashMap<Id, InFlight>>,
     asked: Mutex<HashMap<i64, Asked>>,
     next_ask: AtomicI64,
+    next_serial: AtomicU64,
     /// The names of the client's capabilities; unset until `initialize`.
     capabilities: OnceLock<Vec<String>>,
 }
@@ -36,6 +41,16 @@ pub(crate) struct Session {
 pub(super) struct InFlight {
     pub(super) cancelled: CancellationToken,
     pub(super) target: Option<Target>,
+    /// Tells a request from a later one under the same id.
+    serial: u64,
+    /// The server at which it takes a place, from before it is sent.
+    at: Option<Arc<Connection>>,
+}
+
+/// A request that was taken.
+pub(super) struct Begun {
+    pub(super) cancelled: CancellationToken,
+    pub(super) serial: u64,
 }
 
 /// Where a request went.
@@ -73,6 +88,7 @@ impl Session {
             in_flight: Mutex::default(),
             asked: Mutex::default(),
             next_ask: AtomicI64::new(1),
+            next_serial: AtomicU64::new(1),
             capabilities: OnceLock::new(),
         }
     }
@@ -102,7 +118,7 @@ impl Session {
         self.outbound.try_send(line).is_ok()
     }
 
-    pub(super) fn begin(&self, id: Id) -> Result<CancellationToken, Refused> {
+    pub(super) fn begin(&self, id: Id) -> Result<Begun, Refused> {
         let mut in_flight = self.in_flight();
         if in_flight.contains_key(&id) {
             return Err(Refused::DuplicateId);
@@ -110,20 +126,44 @@ impl Session {
         if in_flight.len() >= MAX_IN_FLIGHT {
             return Err(Refused::Full);
         }
-        let request = InFlight::default();
+        let serial = self.next_serial.fetch_add(1, Ordering::Relaxed);
+        let request = InFlight { serial, ..InFlight::default() };
         let cancelled = request.cancelled.clone();
         in_flight.insert(id, request);
-        Ok(cancelled)
+        Ok(Begun { cancelled, serial })
     }
 
     /// Notes where a request went, so that it can be cancelled there.
-    pub(super) fn aim(&self, id: &Id, target: Target) {
-        if let Some(request) = self.in_flight().get_mut(id) {
+    pub(super) fn aim(&self, id: &Id, serial: u64, target: Target) {
+        let mut in_flight = self.in_flight();
+        if let Some(request) = in_flight.get_mut(id).filter(|request| request.serial == serial) {
             request.target = Some(target);
         }
     }
 
-    pub(super) fn end(&self, id: &Id) -> Option<InFlight> {
+    /// Takes a place at a server; false when this session has its share there.
+    pub(super) fn reserve(&self, id: &Id, serial: u64, connection: &Arc<Connection>) -> bool {
+        let mut in_flight = self.in_flight();
+        let here = |at: &Option<Arc<Connection>>| at.as_ref().is_some_and(|at| Arc::ptr_eq(at, connection));
+        if in_flight.values().filter(|request| here(&request.at)).count() >= MAX_AT_ONE_SERVER {
+            return false;
+        }
+        if let Some(request) = in_flight.get_mut(id).filter(|request| request.serial == serial) {
+            request.at = Some(Arc::clone(connection));
+        }
+        true
+    }
+
+    /// A request is over, unless the client has cancelled it: then the id may be another request's by now.
+    pub(super) fn end(&self, id: &Id, serial: u64) {
+        let mut in_flight = self.in_flight();
+        if in_flight.get(id).is_some_and(|request| request.serial == serial) {
+            in_flight.remove(id);
+        }
+    }
+
+    /// The client has cancelled a request.
+    pub(super) fn give_up(&self, id: &Id) -> Option<InFlight> {
         self.in_flight().remove(id)
     }
 

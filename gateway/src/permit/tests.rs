@@ -50,3 +50,25 @@ fn own_messages_cannot_call_a_tool() {
     let message = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call" });
     assert_eq!(Forward::own(&message).unwrap_err(), EnvelopeError::DisguisedCall);
 }
+
+#[test]
+fn a_denied_name_in_disguise_is_refused_before_and_after_renaming() {
+    let deny = policy("tools: { deny: [\"drop\"] }\n");
+    let line = |name: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{name}"}}}}"#)
+    };
+    let classified = |line: &str| match parse(line.as_bytes()) {
+        Ok(Message::Request(request)) => ClientRequest::classify(request).map(|_classified| ()),
+        other => panic!("{other:?}"),
+    };
+    let ambiguous = Err(EnvelopeError::AmbiguousText { key: "name" });
+    for name in ["drop ", " drop", "drop\\u0000", "drop\\u0000x", "drop\\n", "drop\u{a0}"] {
+        assert_eq!(classified(&line(name)), ambiguous, "{name:?}");
+    }
+    let key = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"ok","name\u0000":"drop"}}"#;
+    assert_eq!(classified(key), Err(EnvelopeError::ControlInKey));
+    // `s__ drop` has nothing around it until the gateway takes the server's name away.
+    let renamed = line("s__ drop");
+    assert!(call(&renamed).renamed(" drop".to_owned()).permit(&deny).is_err());
+    assert!(call(&line("other")).permit(&deny).is_ok());
+}

@@ -1,6 +1,6 @@
 //! Which requests of the client are pending, and what to do with their answers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -10,6 +10,10 @@ use crate::envelope::Id;
 /// itself (an id of at most 1 KiB each) stays below 1 MiB.
 pub(super) const MAX_PENDING: usize = 512;
 
+/// How many cancelled requests are remembered until their late answers come: mostly none does, so the oldest
+/// give way. As many as may be pending, so that a client that cancels all it has asked is covered.
+pub(super) const MAX_CANCELLED: usize = MAX_PENDING;
+
 /// What a pending request was.
 #[derive(Debug)]
 pub(super) enum Kind {
@@ -18,7 +22,7 @@ pub(super) enum Kind {
     /// `tools/list`: the answer is filtered.
     ToolsList,
     /// A permitted tool call: the answer goes into the audit log.
-    Call { tool: String, rule: String, since: Instant },
+    Call { tool: String, since: Instant },
     /// Anything else.
     Other,
 }
@@ -28,40 +32,121 @@ pub(super) enum Kind {
 pub(super) enum Refused {
     #[error("the client sent a request whose id is still pending")]
     DuplicateId,
+    #[error("the client sent a request under the id of one that it cancelled")]
+    CancelledId,
     #[error("the client has {MAX_PENDING} requests pending, which is the most that the gateway allows")]
     Full,
 }
 
 /// The pending requests of one client.
 #[derive(Debug, Default)]
-pub(super) struct Books(Mutex<HashMap<Id, Kind>>);
+pub(super) struct Books(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    pending: HashMap<Id, Kind>,
+    /// Oldest first. Their late answers must not pass for answers to later requests under the same id: one
+    /// might be a list that nobody filters.
+    cancelled: VecDeque<Cancelled>,
+}
+
+#[derive(Debug)]
+struct Cancelled {
+    id: Id,
+    is_list: bool,
+}
 
 impl Books {
     pub(super) fn enter(&self, id: Id, kind: Kind) -> Result<(), Refused> {
-        let mut pending = self.pending();
-        if pending.contains_key(&id) {
+        let mut book = self.book();
+        if book.pending.contains_key(&id) {
             return Err(Refused::DuplicateId);
         }
-        if pending.len() >= MAX_PENDING {
+        if book.cancelled.iter().any(|cancelled| cancelled.id == id) {
+            return Err(Refused::CancelledId);
+        }
+        if book.pending.len() >= MAX_PENDING {
             return Err(Refused::Full);
         }
-        pending.insert(id, kind);
+        book.pending.insert(id, kind);
         Ok(())
     }
 
+    /// The request that this answers; `None` when there is none, or it was cancelled.
     pub(super) fn take(&self, id: &Id) -> Option<Kind> {
-        self.pending().remove(id)
+        let mut book = self.book();
+        let kind = book.pending.remove(id);
+        if kind.is_none() {
+            book.cancelled.retain(|cancelled| cancelled.id != *id);
+        }
+        kind
+    }
+
+    /// Takes a request whose answer is not to be passed on any more.
+    pub(super) fn cancel(&self, id: &Id) -> Option<Kind> {
+        let mut book = self.book();
+        if !book.pending.contains_key(id) || !book.make_room() {
+            // Without room it stays pending, and its answer is treated as ever.
+            return None;
+        }
+        let kind = book.pending.remove(id)?;
+        let is_list = matches!(kind, Kind::ToolsList);
+        book.cancelled.push_back(Cancelled { id: id.clone(), is_list });
+        Some(kind)
     }
 
     pub(super) fn take_all(&self) -> Vec<(Id, Kind)> {
-        self.pending().drain().collect()
+        self.book().pending.drain().collect()
     }
 
     pub(super) fn awaits_initialize(&self) -> bool {
-        self.pending().values().any(|kind| matches!(kind, Kind::Initialize))
+        self.book().pending.values().any(|kind| matches!(kind, Kind::Initialize))
     }
 
-    fn pending(&self) -> MutexGuard<'_, HashMap<Id, Kind>> {
+    fn book(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    /// Room for one more cancelled request. Lists never give way: theirs are the answers that must not pass.
+    fn make_room(&mut self) -> bool {
+        if self.cancelled.len() < MAX_CANCELLED {
+            return true;
+        }
+        let oldest = self.cancelled.iter().position(|cancelled| !cancelled.is_list);
+        oldest.and_then(|at| self.cancelled.remove(at)).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancelled_lists_are_remembered_until_answered_and_the_rest_gives_way() {
+        let books = Books::default();
+        books.enter(Id::Number(-1), Kind::ToolsList).unwrap();
+        assert!(books.cancel(&Id::Number(-1)).is_some());
+        for id in 0..600 {
+            books.enter(Id::Number(id), Kind::Other).unwrap();
+            assert!(books.cancel(&Id::Number(id)).is_some());
+        }
+        assert_eq!(books.book().cancelled.len(), MAX_CANCELLED);
+        assert_eq!(books.enter(Id::Number(-1), Kind::Other), Err(Refused::CancelledId));
+        assert_eq!(books.enter(Id::Number(599), Kind::Other), Err(Refused::CancelledId));
+        assert!(books.take(&Id::Number(-1)).is_none());
+        assert_eq!(books.enter(Id::Number(-1), Kind::Other), Ok(()));
+    }
+
+    #[test]
+    fn a_book_full_of_cancelled_lists_leaves_the_next_one_pending() {
+        let books = Books::default();
+        let most = i64::try_from(MAX_CANCELLED).unwrap();
+        for id in 0..=most {
+            books.enter(Id::Number(id), Kind::ToolsList).unwrap();
+            assert_eq!(books.cancel(&Id::Number(id)).is_some(), id < most);
+        }
+        assert!(matches!(books.take(&Id::Number(most)), Some(Kind::ToolsList)));
     }
 }

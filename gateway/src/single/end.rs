@@ -11,6 +11,7 @@ use super::pump::Proxy;
 use crate::audit::Event;
 use crate::launch::ExitReport;
 use crate::text;
+use crate::upstream::garbage::TooMuch;
 use crate::upstream::process::Process;
 use crate::upstream::stderr::Tail;
 
@@ -32,7 +33,7 @@ pub(super) enum End {
 /// What a server did that ended the conversation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Broken {
-    Garbage,
+    Garbage(TooMuch),
     LongLine,
     Silent { seconds: f32 },
 }
@@ -40,7 +41,7 @@ pub(super) enum Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Broken::Garbage => f.write_str("it sent 64 lines in a row that are no MCP messages"),
+            Broken::Garbage(too_much) => too_much.fmt(f),
             Broken::LongLine => f.write_str("it sent a line over the limit of 16 MiB"),
             Broken::Silent { seconds } => write!(f, "it did not answer `initialize` within {seconds} s"),
         }
@@ -50,7 +51,7 @@ impl fmt::Display for Broken {
 impl Broken {
     fn hint(self) -> &'static str {
         match self {
-            Broken::Garbage => {
+            Broken::Garbage(_) => {
                 "a server's standard output is for MCP messages only: see whether it can log elsewhere, and whether \
                  `args` in the policy start it as a server on stdio"
             }
@@ -100,6 +101,7 @@ impl<W: AsyncWrite + Unpin> Ended<'_, W> {
     pub(super) async fn settle(self, end: End) -> SingleExit {
         let Ended { proxy, process, errors, errors_read } = self;
         proxy.close_input().await;
+        proxy.sum_up();
         let name = proxy.entry.name();
         // A pending request is answered before the stop timeout has passed, with the status if it is known.
         let prompt = tokio::time::timeout(ERRORS_GRACE, process.ended()).await.is_ok();

@@ -3,7 +3,8 @@
 //! There are no queues: each direction reads a line, looks at it and writes it, so a side that does not read
 //! slows the other down and memory stays bounded by one line each way.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,13 +14,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::books::{Books, Kind};
 use super::end::{Broken, End};
-use crate::audit::{CallOutcome, Decision, Event, Log, Peer, millis, tool_name};
+use crate::audit::{CallOutcome, Decision, Event, Log, Peer, Unwritable, millis, tool_name};
 use crate::catalog;
 use crate::envelope::{self, EnvelopeError, Id, Message, Notification, Object, Outcome, Request, Response};
 use crate::launch::ServerEntry;
 use crate::line::{Line, LineReader, LineWriter};
 use crate::permit::{ClientRequest, Forward, ToolCall};
-use crate::upstream::connection::MAX_GARBAGE_LINES;
+use crate::upstream::garbage::Garbage;
 use crate::upstream::pipes::{Input, Output};
 use crate::{rpc, text};
 
@@ -30,7 +31,7 @@ pub(super) struct Proxy<'p, W> {
     server: Mutex<Option<Input>>,
     books: Books,
     handshake: Notify,
-    garbage: AtomicU32,
+    garbage: std::sync::Mutex<Garbage>,
     client_left: AtomicBool,
     asked: AtomicBool,
 }
@@ -51,7 +52,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             server: Mutex::new(Some(server)),
             books: Books::default(),
             handshake: Notify::new(),
-            garbage: AtomicU32::new(0),
+            garbage: std::sync::Mutex::default(),
             client_left: AtomicBool::new(false),
             asked: AtomicBool::new(false),
         }
@@ -189,7 +190,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
     fn cancelled(&self, notification: &Notification<'_>) {
         let params = notification.params.and_then(|params| Object::parse(params.get(), &["requestId"]).ok());
         let id = params.and_then(|params| params.get("requestId").and_then(Id::parse));
-        if let Some(kind) = id.and_then(|id| self.books.take(&id)) {
+        if let Some(kind) = id.and_then(|id| self.books.cancel(&id)) {
             self.record_call(kind, CallOutcome::Cancelled);
         }
     }
@@ -214,8 +215,10 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
     fn client_call(&self, line: &Bytes, id: Id, call: ToolCall<'_>) -> Step {
         let raw_id = call.request().raw_id;
         let tool = tool_name(call.tool());
+        let unwritable =
+            |error: Unwritable| rpc::error(raw_id.get(), rpc::SERVER_UNAVAILABLE, &error.to_string());
         if let Err(error) = self.audit.check() {
-            return Step::Answer(rpc::error(raw_id.get(), rpc::SERVER_UNAVAILABLE, &error.to_string()));
+            return Step::Answer(unwritable(error));
         }
         let permitted = match call.permit(&self.entry.policy) {
             Ok(permitted) => permitted,
@@ -224,15 +227,23 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
                     tool,
                     decision: Decision::Refused,
                     rule: &refusal.rule,
-                    duration_ms: None,
-                    outcome: CallOutcome::NotForwarded,
                 };
                 self.audit.record(&refusal.server, &event);
                 return Step::Answer(rpc::error(raw_id.get(), rpc::REFUSED_BY_POLICY, &refusal.to_string()));
             }
         };
-        let kind = Kind::Call { tool, rule: permitted.rule().to_owned(), since: Instant::now() };
-        self.enter(id, raw_id.get(), kind, || permitted.forward_as_sent(line))
+        let rule = permitted.rule().to_owned();
+        let kind = Kind::Call { tool: tool.clone(), since: Instant::now() };
+        let step = self.enter(id.clone(), raw_id.get(), kind, || permitted.forward_as_sent(line));
+        if matches!(step, Step::Forward(_)) {
+            // Written first: a call that the server has seen must have left a trace.
+            let event = Event::ToolCall { tool, decision: Decision::Permitted, rule: &rule };
+            if let Err(error) = self.audit.try_record(&self.entry.name(), &event) {
+                self.books.take(&id);
+                return Step::Answer(unwritable(error));
+            }
+        }
+        step
     }
 
     fn enter(
@@ -243,7 +254,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
         forward: impl FnOnce() -> Result<Forward, crate::edit::Misplaced>,
     ) -> Step {
         let starts_handshake = matches!(kind, Kind::Initialize);
-        if let Err(refused) = self.books.enter(id, kind) {
+        if let Err(refused) = self.books.enter(id.clone(), kind) {
             return Step::Answer(rpc::error(raw_id, rpc::OVERLOADED, &refused.to_string()));
         }
         if starts_handshake {
@@ -251,7 +262,10 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
         }
         match forward() {
             Ok(forward) => Step::Forward(forward),
-            Err(error) => Step::Answer(rpc::error(raw_id, rpc::INVALID_REQUEST, &error.to_string())),
+            Err(error) => {
+                self.books.take(&id);
+                Step::Answer(rpc::error(raw_id, rpc::INVALID_REQUEST, &error.to_string()))
+            }
         }
     }
 
@@ -287,7 +301,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             Ok(message) => message,
             Err(error) => return self.garbage(&line, &error),
         };
-        self.garbage.store(0, Ordering::Relaxed);
+        self.garbage_count().interrupted();
         match parsed {
             Message::Response(response) => self.server_response(&line, &response).await,
             Message::Request(_) | Message::Notification(_) => {
@@ -297,22 +311,35 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
     }
 
     fn garbage(&self, line: &Bytes, error: &EnvelopeError) -> Result<(), End> {
-        let seen = self.garbage.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let (is_first, too_much) = {
+            let mut garbage = self.garbage_count();
+            garbage.count();
+            (garbage.is_first(), garbage.too_much())
+        };
         let name = self.entry.name();
         let start = String::from_utf8_lossy(line.get(..line.len().min(200)).unwrap_or_default()).into_owned();
         let start = text::bounded(&start, 100);
         // The first says what is wrong; the ones after it must not bury what else there is to read.
-        if seen > 1 {
-            tracing::info!(server = name, "the server sent {error}: {start}");
-        } else {
+        if is_first {
             tracing::warn!(server = name, "the server sent {error}: {start}");
             let detail = format!("sent {error}");
             self.audit.record(&name, &Event::ProtocolViolation { by: Peer::Server, detail: &detail });
+        } else {
+            tracing::info!(server = name, "the server sent {error}: {start}");
         }
-        if seen >= MAX_GARBAGE_LINES {
-            return Err(self.server_broken(Broken::Garbage));
-        }
-        Ok(())
+        too_much.map_or(Ok(()), |too_much| Err(End::ServerBroken(Broken::Garbage(too_much))))
+    }
+
+    fn garbage_count(&self) -> std::sync::MutexGuard<'_, Garbage> {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One line for all the garbage after the first: the audit log must not grow with it.
+    pub(super) fn sum_up(&self) {
+        let summary = self.garbage_count().summary();
+        let Some(detail) = summary else { return };
+        self.audit
+            .record(&self.entry.name(), &Event::ProtocolViolation { by: Peer::Server, detail: &detail });
     }
 
     async fn server_response(&self, line: &Bytes, response: &Response<'_>) -> Result<(), End> {
@@ -340,14 +367,8 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
     }
 
     fn record_call(&self, kind: Kind, outcome: CallOutcome) {
-        let Kind::Call { tool, rule, since } = kind else { return };
-        let event = Event::ToolCall {
-            tool,
-            decision: Decision::Permitted,
-            rule: &rule,
-            duration_ms: Some(millis(since.elapsed())),
-            outcome,
-        };
+        let Kind::Call { tool, since } = kind else { return };
+        let event = Event::ToolResult { tool, duration_ms: millis(since.elapsed()), outcome };
         self.audit.record(&self.entry.name(), &event);
     }
 }

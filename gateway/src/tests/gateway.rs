@@ -161,7 +161,8 @@ async fn each_server_has_its_own_policy() {
     let calls = audited.of("tool_call");
     assert_eq!(calls.len(), 2, "{calls:?}");
     assert_eq!((&calls[0]["decision"], &calls[0]["server"]), (&json!("refused"), &json!("alpha")));
-    assert_eq!((&calls[1]["decision"], &calls[1]["outcome"]), (&json!("permitted"), &json!("result")));
+    assert_eq!((&calls[1]["decision"], &calls[1]["tool"]), (&json!("permitted"), &json!("drop")));
+    assert_eq!(audited.of("tool_result")[0]["outcome"], "result");
 }
 
 #[tokio::test]
@@ -306,7 +307,7 @@ async fn progress_and_cancellation_cross_with_the_right_ids() {
     let next = run.client.ask(2, "ping", json!({})).await;
     assert_eq!(next["result"], json!({}));
     run.client.leave();
-    assert_eq!(run.end().await.of("tool_call")[0]["outcome"], "cancelled");
+    assert_eq!(run.end().await.of("tool_result")[0]["outcome"], "cancelled");
 }
 
 #[tokio::test]

@@ -111,8 +111,11 @@ async fn tools_are_listed_and_called_as_the_policy_says() {
     let (_, audited) = run.end().await;
     let calls = audited.of("tool_call");
     assert_eq!(calls.len(), 2);
-    assert_eq!((&calls[0]["decision"], &calls[0]["outcome"]), (&json!("permitted"), &json!("result")));
-    assert!(calls[0]["duration_ms"].is_u64());
+    assert_eq!((&calls[0]["decision"], &calls[0]["rule"]), (&json!("permitted"), &json!("tools.allow")));
+    let results = audited.of("tool_result");
+    assert_eq!(results.len(), 1);
+    assert_eq!((&results[0]["tool"], &results[0]["outcome"]), (&json!("echo"), &json!("result")));
+    assert!(results[0]["duration_ms"].is_u64());
     assert_eq!((&calls[1]["decision"], &calls[1]["rule"]), (&json!("refused"), &json!("not in tools.allow")));
     assert!(!calls.iter().any(|call| call.to_string().contains("arguments")));
 }
@@ -355,15 +358,67 @@ async fn a_cancelled_request_is_forgotten_and_its_late_answer_dropped() {
     assert_eq!(answer["id"], 2, "{answer}");
     run.client.leave();
     let (_, audited) = run.end().await;
-    assert_eq!(audited.of("tool_call")[0]["outcome"], "cancelled");
+    assert_eq!(audited.of("tool_result")[0]["outcome"], "cancelled");
 }
 
-/// A disk without room.
-struct Full;
+#[tokio::test]
+async fn the_late_list_of_a_cancelled_request_does_not_pass_under_a_reused_id() {
+    let server = fake(|io| {
+        let list = io.hear().unwrap();
+        io.hear();
+        let marker = io.hear().unwrap();
+        io.say(&reply(&list, json!({ "tools": [{ "name": "drop" }] })));
+        io.say(&reply(&marker, json!({})));
+        while let Some(request) = io.hear() {
+            io.say(&reply(&request, json!({ "fresh": true })));
+        }
+        0
+    });
+    let mut run = run("tools: { allow: [\"echo\"] }\n", server);
+    run.client.send(&json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list" })).await;
+    let cancel = json!({ "requestId": 1 });
+    run.client
+        .send(&json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancel }))
+        .await;
+    run.client.send(&json!({ "jsonrpc": "2.0", "id": 1, "method": "any" })).await;
+    let refused = run.client.message().await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("cancelled"), "{refused}");
+    run.client.send(&json!({ "jsonrpc": "2.0", "id": 2, "method": "any" })).await;
+    assert_eq!(run.client.message().await["id"], 2);
+    // Once it is answered, the id is free again.
+    assert_eq!(run.client.ask(1, "any", json!({})).await["result"]["fresh"], true);
+}
 
-impl std::io::Write for Full {
-    fn write(&mut self, _bytes: &[u8]) -> std::io::Result<usize> {
-        Err(std::io::ErrorKind::StorageFull.into())
+#[tokio::test]
+async fn messages_between_garbage_do_not_reset_its_count_nor_fill_the_audit_log() {
+    let server = fake(|io| {
+        let request = io.hear().unwrap();
+        for _ in 0..200 {
+            for _ in 0..10 {
+                io.say_line("not JSON");
+            }
+            io.say(&json!({ "jsonrpc": "2.0", "method": "notifications/x" }));
+        }
+        io.say(&reply(&request, json!({})));
+        io.linger();
+        0
+    });
+    let mut run = run(QUICK, server);
+    let answer = run.client.ask(1, "any", json!({})).await;
+    assert_unavailable(&answer, "it sent 1024 lines that are no MCP messages");
+    let (_, audited) = run.end().await;
+    let violations = audited.of("protocol_violation");
+    assert_eq!(violations.len(), 2, "{violations:?}");
+    assert_eq!(violations[1]["detail"], "sent 1024 lines in all that are no MCP messages");
+}
+
+/// A disk with room for so many events.
+struct Room(usize);
+
+impl std::io::Write for Room {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.checked_sub(1).ok_or(std::io::ErrorKind::StorageFull)?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -375,13 +430,46 @@ impl std::io::Write for Full {
 async fn no_tool_is_called_while_the_audit_log_cannot_be_written() {
     let (mut client, stdio) = client();
     let (mut context, _) = context();
-    context.audit = Arc::new(crate::audit::Log::write_to(Box::new(Full)));
+    // The start, the first call and its result are written; the second call is the first that fails.
+    context.audit = Arc::new(crate::audit::Log::write_to(Box::new(Room(3))));
     let shutdown = context.shutdown.clone();
-    let running = tokio::spawn(run_single(entry("fake", QUICK, polite_server("fake")), stdio, context));
+    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let seen = Arc::clone(&calls);
+    let server = fake(move |io| {
+        while let Some(request) = io.hear() {
+            if request["method"] == "tools/call" {
+                seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+            if let Some(answer) = polite("fake", &request) {
+                io.say(&answer);
+            }
+        }
+        0
+    });
+    let running = tokio::spawn(run_single(entry("fake", QUICK, server), stdio, context));
     assert!(client.initialize(json!({})).await["result"].is_object());
-    let answer = client.ask(1, "tools/call", json!({ "name": "echo" })).await;
-    assert_eq!(answer["error"]["code"], SERVER_UNAVAILABLE);
-    assert!(answer["error"]["message"].as_str().unwrap().contains("audit log"));
+    assert!(client.ask(1, "tools/call", json!({ "name": "echo" })).await["result"].is_object());
+    for id in 2..4 {
+        let answer = client.ask(id, "tools/call", json!({ "name": "echo" })).await;
+        assert_eq!(answer["error"]["code"], SERVER_UNAVAILABLE);
+        assert!(answer["error"]["message"].as_str().unwrap().contains("audit log"));
+    }
+    assert!(client.ask(4, "prompts/list", json!({})).await["result"].is_object());
+    assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), 1);
     shutdown.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn no_server_is_started_whose_start_cannot_be_written_down() {
+    let (mut client, stdio) = client();
+    let (mut context, _) = context();
+    context.audit = Arc::new(crate::audit::Log::write_to(Box::new(Room(0))));
+    let server = polite_server("fake");
+    let running = tokio::spawn(run_single(entry("fake", QUICK, server.launcher()), stdio, context));
+    let answer = client.ask(1, "initialize", json!({})).await;
+    assert_unavailable(&answer, "audit log");
+    let error = running.await.unwrap().unwrap_err();
+    assert!(error.hint().unwrap().contains("--audit-log"));
+    assert_eq!(server.alive(), 0);
 }

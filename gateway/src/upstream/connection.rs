@@ -6,7 +6,7 @@
 //! each way plus what is pending; nothing that one server does blocks another or the gateway.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::garbage::Garbage;
 use super::pipes::{Input, Output, Pipes};
 use super::process::Process;
 use super::stderr::Tail;
@@ -37,10 +38,6 @@ pub(crate) const RELATED_MESSAGES: usize = 64;
 /// How many messages that want no answer may wait for a server that does not read. More are dropped: nothing
 /// that one server does may hold up a client's other messages.
 const MAX_TOLD: usize = 16;
-
-/// How many lines in a row that are no messages a server may write. A banner or a stack trace on the wrong
-/// stream is survivable and has fewer lines; a server that never says anything else is stopped.
-pub(crate) const MAX_GARBAGE_LINES: u32 = 64;
 
 /// How long to wait for the exit status of a server whose output ended, so that the error can name it.
 const STATUS_GRACE: Duration = Duration::from_millis(250);
@@ -104,6 +101,7 @@ pub(crate) struct Connection {
     closing: CancellationToken,
     reason: Mutex<Option<Arc<str>>>,
     errors: Tail,
+    oversized: AtomicU64,
 }
 
 impl Connection {
@@ -127,8 +125,9 @@ impl Connection {
             closing: CancellationToken::new(),
             reason: Mutex::default(),
             errors,
+            oversized: AtomicU64::new(0),
         });
-        let driver = Driver { connection: Arc::clone(&connection), audit, events, garbage: 0 };
+        let driver = Driver { connection: Arc::clone(&connection), audit, events, garbage: Garbage::default() };
         tasks.spawn(driver.run(output, process, errors_read));
         tokio::spawn(tell(Arc::clone(&connection), telling));
         connection
@@ -146,6 +145,16 @@ impl Connection {
     /// Whether messages can still be sent.
     pub(crate) fn is_open(&self) -> bool {
         !self.closing.is_cancelled()
+    }
+
+    /// Counts a notification that was too large to pass on; how many there were before it.
+    pub(crate) fn count_oversized(&self) -> u64 {
+        self.oversized.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How many notifications were too large to pass on.
+    pub(crate) fn oversized(&self) -> u64 {
+        self.oversized.load(Ordering::Relaxed)
     }
 
     /// Lets the server end: closes its input, then stops it after the policy's timeout.
@@ -290,7 +299,7 @@ struct Driver {
     connection: Arc<Connection>,
     audit: Arc<Log>,
     events: Arc<dyn ServerEvents>,
-    garbage: u32,
+    garbage: Garbage,
 }
 
 impl Driver {
@@ -306,6 +315,7 @@ impl Driver {
         {
             tracing::debug!(server = connection.name, "the server's output stayed open after its end");
         }
+        self.sum_up();
         let has_status = matches!(end, End::Eof | End::Exited)
             && tokio::time::timeout(STATUS_GRACE, process.ended()).await.is_ok();
         let grace = connection.entry.stop_timeout();
@@ -382,7 +392,7 @@ impl Driver {
             Ok(message) => message,
             Err(error) => return self.garbage(line, &error),
         };
-        self.garbage = 0;
+        self.garbage.interrupted();
         match message {
             Message::Response(response) => self.response(line, &response),
             Message::Notification(notification) => self.notification(line, &notification),
@@ -392,22 +402,30 @@ impl Driver {
     }
 
     fn garbage(&mut self, line: &Bytes, error: &envelope::EnvelopeError) -> Option<End> {
-        self.garbage = self.garbage.saturating_add(1);
+        self.garbage.count();
         let start = String::from_utf8_lossy(line.get(..line.len().min(200)).unwrap_or_default()).into_owned();
         let start = text::bounded(&start, 100);
         // The first says what is wrong; the ones after it must not bury what else there is to read.
-        if self.garbage > 1 {
-            tracing::info!(server = self.connection.name, "the server sent {error}: {start}");
-        } else {
+        if self.garbage.is_first() {
             tracing::warn!(server = self.connection.name, "the server sent {error}: {start}");
             let detail = format!("sent {error}");
             self.audit.record(
                 &self.connection.name,
                 &AuditEvent::ProtocolViolation { by: Peer::Server, detail: &detail },
             );
+        } else {
+            tracing::info!(server = self.connection.name, "the server sent {error}: {start}");
         }
-        (self.garbage >= MAX_GARBAGE_LINES)
-            .then(|| self.broken("it sent 64 lines in a row that are no MCP messages"))
+        let too_much = self.garbage.too_much()?;
+        tracing::error!(server = self.connection.name, "the server is stopped: {too_much}");
+        Some(End::Broken(too_much.to_string()))
+    }
+
+    /// One line for all the garbage after the first: the audit log must not grow with it.
+    fn sum_up(&self) {
+        let Some(detail) = self.garbage.summary() else { return };
+        let event = AuditEvent::ProtocolViolation { by: Peer::Server, detail: &detail };
+        self.audit.record(&self.connection.name, &event);
     }
 
     fn broken(&self, what: &str) -> End {

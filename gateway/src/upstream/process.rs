@@ -71,9 +71,21 @@ pub(crate) async fn launch(launch: Arc<dyn Launch>, tasks: &TaskTracker) -> Resu
     launched.await.unwrap_or_else(|_panicked| Err(LaunchError::new("the launcher of the server failed")))
 }
 
-fn stop_late(launched: Launched) {
+/// Stops a server whose start could not be written down, without waiting for it.
+pub(crate) fn discard(launched: Launched, tasks: &TaskTracker) {
+    drop(tasks.spawn_blocking(move || {
+        let report = stop(launched);
+        tracing::warn!(status = %report.status, "a server whose start could not be recorded was stopped");
+    }));
+}
+
+fn stop(launched: Launched) -> ExitReport {
     let Launched { stdin, stdout, stderr, mut process, facts: _ } = launched;
     drop((stdin, stdout, stderr));
-    let report = process.stop();
+    process.stop()
+}
+
+fn stop_late(launched: Launched) {
+    let report = stop(launched);
     tracing::warn!(status = %report.status, "a server that started after its deadline was stopped");
 }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::{self, Connection, Reply, ServerEvents, Waiter};
 use super::pipes::Pipes;
 use super::process;
-use crate::audit::{Event as AuditEvent, Log};
+use crate::audit::{Event as AuditEvent, Log, Unwritable};
 use crate::envelope::{self, Message, Object, Outcome};
 use crate::launch::ServerEntry;
 use crate::permit::Forward;
@@ -282,6 +282,7 @@ impl Server {
     }
 
     async fn launch(&self, deadline: Instant) -> Result<Arc<Connection>, StartError> {
+        self.audit.check().map_err(|error| self.unrecorded(error))?;
         let launched =
             match timeout_at(deadline, process::launch(Arc::clone(&self.entry.launch), &self.tasks)).await {
                 Ok(Ok(launched)) => launched,
@@ -294,12 +295,20 @@ impl Server {
                 }
                 Err(_elapsed) => return Err(StartError::new(self.late("start", None))),
             };
-        self.audit.record(&self.name, &AuditEvent::ServerStart { facts: &launched.facts });
+        let event = AuditEvent::ServerStart { facts: &launched.facts };
+        if let Err(error) = self.audit.try_record(&self.name, &event) {
+            process::discard(launched, &self.tasks);
+            return Err(self.unrecorded(error));
+        }
         let pipes = Pipes::open(&self.name, launched).map_err(|error| {
             StartError::new(format!("server `{}` has no usable pipes: {error}", self.name))
         })?;
         let (audit, events) = (Arc::clone(&self.audit), Arc::clone(&self.events));
         Ok(Connection::open(self.entry.clone(), pipes, audit, events, &self.tasks))
+    }
+
+    fn unrecorded(&self, error: Unwritable) -> StartError {
+        StartError::new(format!("server `{}` cannot be started: {error}", self.name))
     }
 
     fn late(&self, what: &str, last_line: Option<String>) -> String {

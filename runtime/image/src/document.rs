@@ -13,7 +13,7 @@ use crate::config::ConfigError;
 use crate::limits::{
     BLOB_BYTES_MAX, IMAGE_BYTES_MAX, INDEX_ENTRIES_MAX, LAYERS_MAX, SIGNATURE_TEXT_MAX, SIGNATURES_MAX,
 };
-use crate::shown::Shown;
+use crate::shown::{Escaped, Shown};
 use crate::{ImageConfig, store};
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -355,7 +355,7 @@ fn parse<'a, T: Deserialize<'a>>(
     announced: Option<&str>,
     of_another_kind: &[&str],
 ) -> Result<T, DocumentError> {
-    let json = |source| DocumentError::Json { what, source };
+    let json = |source: serde_json::Error| DocumentError::Json { what, source: escaped(&source) };
     let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).map_err(json)?;
     if of_another_kind.iter().any(|field| fields.contains_key(*field)) {
         return Err(DocumentError::Confused { what });
@@ -367,6 +367,11 @@ fn parse<'a, T: Deserialize<'a>>(
         return Err(DocumentError::MediaType { what, found, announced: announced.into() });
     }
     serde_json::from_slice(bytes).map_err(json)
+}
+
+/// The parser's messages quote the document as it is, and they are shown as a cause.
+fn escaped(error: &serde_json::Error) -> serde_json::Error {
+    serde::de::Error::custom(Escaped(&error.to_string()))
 }
 
 fn check_schema(what: &'static str, found: u32) -> Result<(), DocumentError> {

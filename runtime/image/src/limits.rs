@@ -18,7 +18,8 @@ pub(crate) const BLOB_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// All blobs of one image together: four layers of the largest size.
 pub(crate) const IMAGE_BYTES_MAX: u64 = 4 * BLOB_BYTES_MAX;
 
-/// Signature manifests kept for one image: one for each of a handful of signers and re-signings.
+/// Signature manifests kept for one image, of those that were imported and as many again of those made
+/// here: one for each of a handful of signers and re-signings.
 pub(crate) const SIGNATURE_MANIFESTS_MAX: usize = 16;
 
 /// Signatures in one signature manifest: cosign appends one for each `cosign sign`.

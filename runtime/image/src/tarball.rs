@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tar::{Entries, EntryType, Header};
 
 use crate::limits::{EXTENSIONS_MAX, PATH_BYTES_MAX, PAX_BYTES_MAX};
-use crate::shown::{Shown, lossy};
+use crate::shown::{Escaped, Shown, lossy};
 
 /// One member: what its headers say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(crate) enum MemberKind {
 #[non_exhaustive]
 pub enum TarFault {
     /// Not tar, or cut short.
-    #[error("the archive is not readable: {detail}")]
+    #[error("the archive is not readable: {}", Escaped(.detail))]
     Malformed {
         /// What the reader found.
         detail: String,

@@ -14,10 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use palisade_image::UnpackedRootfs;
 use palisade_policy::Baseline;
 use palisade_sys::child::{RoleProcess, spawn_self};
-use palisade_sys::dir::open_ambient_path;
+use palisade_sys::dir::{open_ambient_path, open_without_links, path_of};
 
 use crate::lockdown::LockdownReport;
-use crate::protocol::{self, Exit, Failure, Launch, LaunchFds, Reply, Request};
+use crate::protocol::{self, Exit, Failure, Launch, LaunchFds, MESSAGE_MAX, Reply, Request};
 use crate::seccomp::{CompiledFilter, FilterError};
 use crate::secret::Secrets;
 use crate::spec::{MountKind, SandboxSpec};
@@ -44,6 +44,26 @@ pub enum PrepareError {
         #[source]
         source: io::Error,
     },
+    /// The path of a mount source leads through a symbolic link.
+    #[error("the mount source `{}` leads through a symbolic link", path.display())]
+    MountLink {
+        /// As the policy writes it.
+        path: PathBuf,
+        /// Where it leads now.
+        real: PathBuf,
+    },
+    /// A mount source is a socket, a device or a FIFO.
+    #[error("the mount source `{}` is neither a directory nor a file", path.display())]
+    MountKind {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The spec does not fit into one message.
+    #[error("server `{server}` has an environment and arguments of more than {MESSAGE_MAX} bytes together")]
+    TooLarge {
+        /// The server.
+        server: String,
+    },
     /// The filter of the baseline did not compile.
     #[error("the seccomp filter could not be made")]
     Filter(#[from] FilterError),
@@ -59,6 +79,9 @@ impl PrepareError {
             Self::MountSource { path, .. } => {
                 Some(format!("create `{}`, or correct `filesystem.mounts` in the policy", path.display()))
             }
+            Self::MountLink { real, .. } => Some(format!("write the real path, `{}`", real.display())),
+            Self::MountKind { .. } => Some("mount the directory that holds what the server needs".into()),
+            Self::TooLarge { .. } => Some("shorten the variables of the image or the policy".into()),
             Self::Filter(_) => None,
             Self::Layer(_) => Some("run `palisade image prepare` again".into()),
         }
@@ -138,12 +161,33 @@ impl SandboxSpec {
             .map(|layer| layer.as_fd().try_clone_to_owned())
             .collect::<Result<_, _>>()
             .map_err(PrepareError::Layer)?;
-        Ok(PreparedSandbox { spec: self, filters, layers, mounts })
+        let prepared = PreparedSandbox { spec: self, filters, layers, mounts };
+        let size = serde_json::to_vec(&prepared.request()).map_or(usize::MAX, |message| message.len());
+        if size > MESSAGE_MAX {
+            return Err(PrepareError::TooLarge { server: prepared.spec.server });
+        }
+        Ok(prepared)
     }
 }
 
+/// Opens a mount source once; every start of the server gets this same directory or file.
+///
+/// A link anywhere in the path is refused: the path may lead through a directory that another mount
+/// lets a server write, and then the server would choose what is mounted at the next start.
 fn open_source(path: &Path) -> Result<OwnedFd, PrepareError> {
-    open_ambient_path(path).map_err(|source| PrepareError::MountSource { path: path.to_owned(), source })
+    let failed = |source| PrepareError::MountSource { path: path.to_owned(), source };
+    let fd = match open_without_links(path) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
+            let real = open_ambient_path(path).and_then(|fd| path_of(&fd)).map_err(failed)?;
+            return Err(PrepareError::MountLink { path: path.to_owned(), real });
+        }
+        opened => opened.map_err(failed)?,
+    };
+    let kind = nix::sys::stat::fstat(&fd).map_err(|error| failed(error.into()))?.st_mode & nix::libc::S_IFMT;
+    if kind == nix::libc::S_IFDIR || kind == nix::libc::S_IFREG {
+        return Ok(fd);
+    }
+    Err(PrepareError::MountKind { path: path.to_owned() })
 }
 
 /// A server that runs in its sandbox.
@@ -195,7 +239,7 @@ impl PreparedSandbox {
     ///
     /// # Errors
     /// When a secret is missing, a step fails, or the image has no such program.
-    pub fn spawn(self, secrets: &Secrets) -> Result<RunningSandbox, SpawnError> {
+    pub fn spawn(&self, secrets: &Secrets) -> Result<RunningSandbox, SpawnError> {
         let names: Vec<String> = self.spec.secrets.iter().map(|secret| secret.name.clone()).collect();
         let server = self.spec.server.clone();
         let payload = secrets
@@ -222,11 +266,22 @@ impl PreparedSandbox {
         Ok(RunningSandbox { stdin: ours.stdin, stdout: ours.stdout, stderr: ours.stderr, report, process })
     }
 
-    fn hand_over(self, process: &SandboxProcess, theirs: TheirEnds) -> io::Result<()> {
+    fn hand_over(&self, process: &SandboxProcess, theirs: TheirEnds) -> io::Result<()> {
         let TheirEnds { stdin, stdout, stderr, secrets } = theirs;
-        let fds = LaunchFds { stdin, stdout, stderr, secrets, layers: self.layers, mounts: self.mounts };
-        let launch = Launch { spec: self.spec, filters: self.filters };
-        protocol::send(&process.control, &Request::Launch(Box::new(launch)), &fds.as_fds())
+        let copy = |fds: &[OwnedFd]| fds.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>();
+        let fds = LaunchFds {
+            stdin,
+            stdout,
+            stderr,
+            secrets,
+            layers: copy(&self.layers)?,
+            mounts: copy(&self.mounts)?,
+        };
+        protocol::send(&process.control, &self.request(), &fds.as_fds())
+    }
+
+    fn request(&self) -> Request {
+        Request::Launch(Box::new(Launch { spec: self.spec.clone(), filters: self.filters.clone() }))
     }
 }
 

@@ -33,6 +33,7 @@ mod watch;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -40,7 +41,7 @@ use palisade_sys::process::{Fork, exit_now, fork_single_threaded};
 
 use crate::protocol::{self, Failure, FailureKind, Launch, LaunchFds, Reply, Request};
 use crate::spec::MountKind;
-use cgroup::Cgroup;
+use cgroup::{Cgroup, Seats};
 use identity::Keeper;
 
 /// The hidden subcommand that the gateway starts.
@@ -112,6 +113,8 @@ const FIXED_FDS: usize = 4;
 /// The keeper: everything that must be done from outside.
 fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepError> {
     nix::sys::prctl::set_name(c"palisade-keeper").during("naming the keeper")?;
+    // Before the first fork: what our caller ignores, a server would ignore as well.
+    palisade_sys::process::reset_signals().during("resetting signals")?;
     // The caller's umask must not decide who can read a mount point.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let cgroup = Cgroup::create(&launch.spec.cgroup)?;
@@ -121,7 +124,7 @@ fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepErr
         Fork::Child => {
             drop(keeper_end);
             let keeper = Keeper { socket: supervisor_end.as_fd(), pid };
-            exit_now(supervise(control, keeper, launch, fds, &cgroup))
+            exit_now(supervise(control, keeper, launch, fds, cgroup.into_seats()))
         }
         Fork::Parent(supervisor) => {
             drop((supervisor_end, fds));
@@ -129,7 +132,7 @@ fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepErr
             if mapped.is_err() && nix::sys::signal::kill(supervisor, Signal::SIGKILL).is_err() {
                 // Already gone.
             }
-            let waited = wait_for(supervisor);
+            let waited = wait_for(supervisor, control);
             // The supervisor was killed or has crashed: its sandbox dies with it, and the kernel
             // needs a moment for that before the cgroup is empty.
             cgroup.remove().during("removing the cgroup")?;
@@ -138,7 +141,37 @@ fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepErr
     }
 }
 
-fn wait_for(supervisor: Pid) -> Result<(), StepError> {
+/// How long the supervisor has to end by itself once the gateway is gone; it needs a few milliseconds,
+/// unless somebody has stopped it. Below the second after which nothing may be left.
+const ORPHAN_GRACE_MS: u16 = 500;
+
+/// Waits for the supervisor. When the gateway is gone and the supervisor does not follow, it is killed.
+fn wait_for(supervisor: Pid, control: &OwnedFd) -> Result<(), StepError> {
+    const STEP: &str = "waiting for the supervisor";
+    let pidfd = palisade_sys::process::pidfd_open(supervisor).during(STEP)?;
+    let mut fds =
+        [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::empty())];
+    retry(|| poll(&mut fds, PollTimeout::NONE)).during(STEP)?;
+    let [ended, _gateway] = fds;
+    if !ended.any().unwrap_or(false) {
+        let mut fds = [ended];
+        if retry(|| poll(&mut fds, ORPHAN_GRACE_MS)).during(STEP)? == 0 {
+            palisade_sys::process::pidfd_signal(&pidfd, Signal::SIGKILL).during(STEP)?;
+        }
+    }
+    reap(supervisor)
+}
+
+fn retry(mut call: impl FnMut() -> nix::Result<i32>) -> nix::Result<i32> {
+    loop {
+        match call() {
+            Err(nix::Error::EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
+fn reap(supervisor: Pid) -> Result<(), StepError> {
     loop {
         match waitpid(supervisor, None) {
             Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Ok(()),
@@ -149,7 +182,7 @@ fn wait_for(supervisor: Pid) -> Result<(), StepError> {
 }
 
 /// The supervisor, from fork to exit.
-fn supervise(control: &OwnedFd, keeper: Keeper<'_>, launch: Launch, fds: LaunchFds, cgroup: &Cgroup) -> i32 {
+fn supervise(control: &OwnedFd, keeper: Keeper<'_>, launch: Launch, fds: LaunchFds, cgroup: Seats) -> i32 {
     match launch_and_watch(control, keeper, launch, fds, cgroup) {
         Ok(()) => 0,
         Err(error) => i32::from(refuse(control, &error)),
@@ -162,7 +195,7 @@ fn launch_and_watch(
     keeper: Keeper<'_>,
     launch: Launch,
     fds: LaunchFds,
-    cgroup: &Cgroup,
+    cgroup: Seats,
 ) -> Result<(), StepError> {
     nix::sys::prctl::set_name(c"palisade-super").during("naming the supervisor")?;
     keeper.die_with_it()?;

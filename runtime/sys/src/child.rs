@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use crate::socket::packet_pair;
@@ -32,6 +33,8 @@ pub fn spawn_self(role: &str) -> io::Result<RoleProcess> {
     let child = Command::new("/proc/self/exe")
         .arg(role)
         .env_clear()
+        // Ctrl-C is for the gateway, which then ends its servers in order.
+        .process_group(0)
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())

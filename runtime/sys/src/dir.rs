@@ -442,6 +442,25 @@ pub fn open_ambient_path(path: &Path) -> io::Result<OwnedFd> {
     Ok(nix::fcntl::openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
+/// As [`open_ambient_path`], but a symbolic link anywhere in the path is an error (`ELOOP`).
+///
+/// # Errors
+/// As `openat2(2)`.
+pub fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let links = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    Ok(nix::fcntl::openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(links))?)
+}
+
+/// The path that the kernel gives for a descriptor, without links; for another look at it or a message.
+///
+/// # Errors
+/// As `readlink(2)`.
+pub fn path_of(fd: impl AsFd) -> io::Result<std::path::PathBuf> {
+    let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    Ok(nix::fcntl::readlink(link.as_str())?.into())
+}
+
 /// Takes ownership of a descriptor that this process was started with (0, or one named by number).
 ///
 /// # Errors

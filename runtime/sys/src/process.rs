@@ -7,7 +7,7 @@ use nix::unistd::{ForkResult, Pid};
 
 use crate::check;
 
-/// Which side of a [`fork`] this is.
+/// Which side of a [`fork_single_threaded`] this is.
 #[derive(Debug)]
 pub enum Fork {
     /// The new process.
@@ -117,6 +117,51 @@ pub fn close_from(first: u32) -> io::Result<()> {
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: `_exit(2)` does not return and touches no memory of ours.
     unsafe { libc::_exit(status) }
+}
+
+/// The value of `RLIMIT_CORE` at which the kernel writes no core dump, neither to a file, for which it
+/// is too small, nor to a program that `core_pattern` names: 0 does not stop the latter, 1 does
+/// (`fs/coredump.c`).
+pub const NO_CORE_DUMP: u64 = 1;
+
+/// Forbids core dumps of this process and its children: one would put secrets on the disk.
+///
+/// # Errors
+/// None in practice.
+pub fn forbid_core_dumps() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_soft, hard) = getrlimit(Resource::RLIMIT_CORE)?;
+    let limit = NO_CORE_DUMP.min(hard);
+    Ok(setrlimit(Resource::RLIMIT_CORE, limit, limit)?)
+}
+
+/// Sets every signal's disposition back to the default: an ignored signal survives fork and exec, and
+/// somebody who ignores SIGCHLD would make us miss the end of a child.
+///
+/// # Errors
+/// None in practice; KILL, STOP and the two that libc keeps for itself are left out.
+pub fn reset_signals() -> io::Result<()> {
+    for number in 1..=libc::SIGRTMAX() {
+        if [libc::SIGKILL, libc::SIGSTOP].contains(&number) || (32..libc::SIGRTMIN()).contains(&number) {
+            continue;
+        }
+        reset_signal(number)?;
+    }
+    Ok(())
+}
+
+/// As [`reset_signals`] for SIGCHLD alone, for a program whose runtime has handlers of its own.
+///
+/// # Errors
+/// None in practice.
+pub fn reset_sigchld() -> io::Result<()> {
+    reset_signal(libc::SIGCHLD)
+}
+
+fn reset_signal(number: libc::c_int) -> io::Result<()> {
+    // SAFETY: SIG_DFL is a valid disposition for any signal and no code of ours becomes a handler.
+    let previous = unsafe { libc::signal(number, libc::SIG_DFL) };
+    if previous == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The Landlock ABI version of this kernel; 0 when Landlock is absent or switched off.

@@ -151,12 +151,7 @@ pub(super) const ROWS: &[Row] = &[
     filtered("netlink_socket", "socket"),
     filtered("vsock_socket", "socket"),
     filtered("alg_socket", "socket"),
-    refused(
-        "abstract_unix",
-        "ECONNREFUSED",
-        NetworkNamespace,
-        "abstract names belong to a network namespace",
-    ),
+    filtered("abstract_unix", "socket"),
     // fork_bomb
     refused("fork", "EAGAIN", ProcessLimit, "both limits are the policy's, and both answer like this"),
     // symlink_escape
@@ -199,6 +194,9 @@ pub(super) const ROWS: &[Row] = &[
     refused("exec_tmp", "EACCES", NoExec("/tmp"), "execve(2): EACCES on a noexec mount"),
     refused("mmap_exec_tmp", "EPERM", NoExec("/tmp"), "mmap(2): EPERM for PROT_EXEC on a noexec mount"),
     filtered("exec_memfd", "memfd_create"),
+    filtered("set_id_create", "openat"),
+    filtered("set_id_change", "chmod"),
+    filtered("file_lease", "fcntl"),
     // become_root
     filtered("setuid", "setuid"),
     filtered("capset", "capset"),
@@ -212,12 +210,7 @@ pub(super) const ROWS: &[Row] = &[
     filtered("fsopen", "fsopen"),
     filtered("pivot_root", "pivot_root"),
     filtered("chroot", "chroot"),
-    refused(
-        "mknod",
-        "EACCES",
-        Landlock,
-        "no rule grants making devices; without it EPERM for lack of CAP_MKNOD",
-    ),
+    filtered("mknod", "mknod"),
     filtered("open_by_handle_at", "open_by_handle_at"),
     filtered("bpf", "bpf"),
     filtered("perf_event_open", "perf_event_open"),

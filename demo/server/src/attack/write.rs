@@ -42,7 +42,65 @@ pub(crate) fn run(_arguments: &Arguments<'_>) -> Report {
     attempts.extend(FILES.iter().map(|(id, path, proves)| open_for_writing(id, path, proves)));
     attempts.extend(run_written(&canary));
     attempts.push(run_from_memory());
+    attempts.extend(leave_traps());
     Report { controls, attempts }
+}
+
+/// Two things that would act on the host through a mounted directory, done to a file of its own in /tmp: a set-id
+/// program that runs as the file's owner, and a lease that stalls whoever opens the file next.
+fn leave_traps() -> [Attempt; 3] {
+    let path = format!("/tmp/palisade-demo-trap-{}", own_pid());
+    let create = Plan::new("set_id_create", "create a set-id program in /tmp")
+        .proves("a set-id program can be left in a directory of the host")
+        .unconfined("succeeds");
+    let change = Plan::new("set_id_change", "make a file in /tmp set-id")
+        .proves("a set-id program can be left in a directory of the host")
+        .unconfined("succeeds");
+    let lease = Plan::new("file_lease", "take a lease on a file in /tmp (fcntl F_SETLEASE)")
+        .proves("programs of the host that open the file can be made to wait")
+        .unconfined("succeeds");
+    let created = make(&path, 0o4755);
+    remove(&path);
+    let attempts = match make(&path, 0o755) {
+        Ok(file) => [
+            create.judge(done(created)),
+            change.judge(done(set_id(&path))),
+            lease.judge(done(take_lease(&file))),
+        ],
+        Err(errno) => {
+            [create, change, lease].map(|plan| plan.not_tried(errno, "could not create a file in /tmp"))
+        }
+    };
+    remove(&path);
+    attempts
+}
+
+fn make(path: &str, mode: u32) -> Result<std::fs::File, Errno> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(mode).open(path).map_err(|error| errno(&error))
+}
+
+/// What an attempt leaves is in a tmpfs of its own, or in the /tmp of whoever runs it unconfined.
+fn remove(path: &str) {
+    if std::fs::remove_file(path).is_err() {
+        // It was not created.
+    }
+}
+
+fn done<T>(result: Result<T, Errno>) -> Result<String, Errno> {
+    result.map(|_value| "done (and removed again)".to_owned())
+}
+
+fn set_id(path: &str) -> Result<(), Errno> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o4755)).map_err(|error| errno(&error))
+}
+
+fn take_lease(file: &std::fs::File) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    let mut arguments =
+        [Arg::Value(file.as_raw_fd()), Arg::Value(libc::F_SETLEASE), Arg::Value(libc::F_WRLCK)];
+    raw::call(Call::FCNTL, &mut arguments).map(drop)
 }
 
 fn create(id: &'static str, directory: &str) -> Attempt {

@@ -42,3 +42,19 @@ fn every_refusal_has_a_hint() {
     assert!(Manifest::parse(b"{", None).unwrap_err().hint().is_some());
     assert!(DocumentError::Foreign.hint().is_some());
 }
+
+#[test]
+fn the_parsers_messages_are_escaped() {
+    let raw: serde_json::Error = serde::de::Error::custom("unknown variant `\u{1b}[2J`");
+    assert_eq!(escaped(&raw).to_string(), "unknown variant `\\u{1b}[2J`");
+    let cause = |document: &[u8]| match parse_index(document, None) {
+        Err(DocumentError::Json { source, .. }) => source.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let descriptor =
+        r#"{"schemaVersion":2,"manifests":[{"mediaType":"a","size":1,"digest":"sha256:\u001b[2J"}]}"#;
+    for document in [descriptor.as_bytes(), b"{\"\x1b\":1}", b"{\"schemaVersion\":\"\\u001b[2J\"}"] {
+        let cause = cause(document);
+        assert!(!cause.is_empty() && !cause.contains(char::is_control), "{cause:?}");
+    }
+}

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use palisade_policy::Digest;
 
 use crate::document::DocumentError;
+use crate::limits::SIGNATURE_MANIFESTS_MAX;
 use crate::shown::Shown;
 use crate::store::{BlobError, Expected, StoreError};
 use crate::tarball::TarFault;
@@ -126,6 +127,11 @@ impl ImportError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Open { .. } => "give the directory that holds `index.json`, or a tar archive of it".into(),
+            Self::NotALayout { found, .. } if found.starts_with("a directory") => {
+                "give the directory that holds `index.json` and `oci-layout`; `skopeo copy SOURCE \
+                 oci:DIRECTORY:latest` makes one"
+                    .into()
+            }
             Self::NotALayout { path, .. } => format!(
                 "convert it, for example: skopeo copy docker-archive:{} oci:layout:latest",
                 path.display()
@@ -135,9 +141,13 @@ impl ImportError {
             }
             Self::Archive(_) => "make the archive with `tar -C LAYOUT -cf layout.tar .`".into(),
             Self::Document(error) => return error.hint(),
-            Self::BlobTooLarge { .. } | Self::Nesting | Self::TooManySignatures => {
+            Self::BlobTooLarge { .. } | Self::Nesting => {
                 "the image was not made by a usual tool; ask whoever published it".into()
             }
+            Self::TooManySignatures => format!(
+                "take the `sha256-….sig` entries that you do not need out of the layout's `index.json`; \
+                 {SIGNATURE_MANIFESTS_MAX} can stay"
+            ),
             Self::Empty => "an image is an entry of `index.json` that is no signature".into(),
             Self::Ambiguous { .. } => {
                 "give the image the tag that it has in the layout (--as NAME:TAG), or copy one image into a \

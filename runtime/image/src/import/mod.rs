@@ -50,11 +50,27 @@ impl Store {
         let entries = crate::document::parse_index(&top, None)?;
         let selected = select::select(&source, &entries, name)?;
 
+        let imported = self.import_selected(&source, &entries, &selected, name);
+        // After a failure the blobs that were stored until then have no name, and after a success those
+        // that the name meant before have none. What this finds is no reason to report another outcome.
+        if let Err(error) = self.sweep_unnamed() {
+            tracing::warn!(%error, "what no name needs was left in the image store");
+        }
+        imported
+    }
+
+    fn import_selected(
+        &self,
+        source: &Source,
+        entries: &[Entry],
+        selected: &Selected,
+        name: &ImageName,
+    ) -> Result<Imported, ImportError> {
         let _lock = self.lock_shared()?;
         let staging = self.stage()?;
-        let import = Import { store: self, staging: &staging, source: &source };
-        let manifest = import.image(&selected)?;
-        let signatures = import.signatures(&entries, &selected)?;
+        let import = Import { store: self, staging: &staging, source };
+        let manifest = import.image(selected)?;
+        let signatures = import.signatures(entries, selected)?;
         let record = selected.record();
         self.write_name(&staging, name, &record)?;
         Ok(Imported {
@@ -100,22 +116,32 @@ impl Import<'_> {
         if found.len() > SIGNATURE_MANIFESTS_MAX {
             return Err(ImportError::TooManySignatures);
         }
-        found.iter().try_for_each(|(entry, subject)| self.signature(entry, subject))?;
+        found.iter().try_for_each(|(entry, _)| self.signature(entry))?;
+        for subject in record.digests() {
+            let of_subject = found.iter().filter(|(_, of)| of == subject);
+            let manifests: Vec<Digest> = of_subject.map(|(entry, _)| entry.blob.digest.clone()).collect();
+            if !manifests.is_empty() {
+                self.store.add_imported_signatures(subject, &manifests)?;
+            }
+        }
         Ok(found.len())
     }
 
-    fn signature(&self, entry: &Entry, subject: &Digest) -> Result<(), ImportError> {
+    fn signature(&self, entry: &Entry) -> Result<(), ImportError> {
         let manifest = SignatureManifest::parse(&self.source.document(&entry.blob)?)?;
-        for blob in manifest.blobs() {
-            let max =
-                if blob.digest == manifest.config.digest { DOCUMENT_BYTES_MAX } else { PAYLOAD_BYTES_MAX };
-            if blob.size > max {
-                return Err(ImportError::BlobTooLarge { digest: blob.digest.clone(), size: blob.size, max });
-            }
-            self.blob(blob)?;
+        self.small_blob(&manifest.config, DOCUMENT_BYTES_MAX)?;
+        // By its place and not by its digest: a payload can be the configuration as well.
+        for layer in &manifest.layers {
+            self.small_blob(&layer.blob, PAYLOAD_BYTES_MAX)?;
         }
-        self.blob(&entry.blob)?;
-        Ok(self.store.add_signature(subject, &entry.blob.digest)?)
+        self.blob(&entry.blob)
+    }
+
+    fn small_blob(&self, blob: &Expected, max: u64) -> Result<(), ImportError> {
+        if blob.size > max {
+            return Err(ImportError::BlobTooLarge { digest: blob.digest.clone(), size: blob.size, max });
+        }
+        self.blob(blob)
     }
 
     fn blob(&self, expected: &Expected) -> Result<(), ImportError> {

@@ -4,6 +4,7 @@ use super::ImportError;
 use super::source::Source;
 use crate::document::{Configuration, Entry, EntryKind, EntryPlatform, parse_index};
 use crate::name::ImageName;
+use crate::shown::Escaped;
 use crate::store::Expected;
 
 /// What was chosen.
@@ -87,7 +88,7 @@ pub(super) fn check_platform(config: &Configuration) -> Result<(), ImportError> 
     if config.os == host.os && config.architecture == host.architecture {
         return Ok(());
     }
-    let found = vec![format!("{}/{}", config.os, config.architecture)];
+    let found = vec![Escaped(&format!("{}/{}", config.os, config.architecture)).to_string()];
     Err(ImportError::Platform { host: host.to_string(), found })
 }
 

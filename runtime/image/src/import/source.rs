@@ -128,8 +128,16 @@ fn check_layout(path: &Path, source: Source) -> Result<Source, ImportError> {
     if source.has("index.json") && source.has("oci-layout") {
         return Ok(source);
     }
-    // `docker save` before version 25.
-    let found = if source.has("manifest.json") { "a Docker archive" } else { "something else" };
+    let found = if source.has("manifest.json") {
+        // `docker save` before version 25.
+        "a Docker archive"
+    } else {
+        match (&source, source.has("index.json")) {
+            (Source::Archive { .. }, _) => "something else",
+            (Source::Directory(_), false) => "a directory without `index.json`",
+            (Source::Directory(_), true) => "a directory without `oci-layout`",
+        }
+    };
     Err(ImportError::NotALayout { path: path.to_path_buf(), found })
 }
 

@@ -36,7 +36,8 @@ pub(crate) enum BlobError {
 }
 
 impl Store {
-    /// Stores what `source` gives, if it is what `expected` says; a blob that is there is not read again.
+    /// Stores what `source` gives, if it is what `expected` says. A blob that is there is checked again, and
+    /// replaced when it is not what its name says.
     pub(crate) fn put_blob(
         &self,
         staging: &Staging<'_>,
@@ -81,10 +82,20 @@ impl Store {
 
     fn has_blob(&self, expected: &Expected) -> Result<bool, StoreError> {
         match self.blobs.stat(Path::new(expected.digest.hex())) {
-            Ok(stat) => Ok(u64::try_from(stat.st_size).is_ok_and(|size| size == expected.size)),
+            Ok(stat) if u64::try_from(stat.st_size).is_ok_and(|size| size == expected.size) => {
+                self.is_whole(expected).map_err(StoreError::io("look for a blob"))
+            }
+            Ok(_) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(StoreError::io("look for a blob")(error)),
         }
+    }
+
+    fn is_whole(&self, expected: &Expected) -> io::Result<bool> {
+        let file = self.blobs.open_file(Path::new(expected.digest.hex()))?;
+        let mut reader = HashingReader::new(file.take(expected.size.saturating_add(1)));
+        io::copy(&mut reader, &mut io::sink())?;
+        Ok(check(expected, reader).is_ok())
     }
 
     /// Opens a blob for streaming; whoever reads it checks its digest.
@@ -105,10 +116,12 @@ impl Store {
 }
 
 fn missing(digest: &Digest, error: io::Error) -> StoreError {
-    if error.kind() == io::ErrorKind::NotFound {
-        StoreError::Missing { digest: digest.clone() }
-    } else {
-        StoreError::io("read a blob")(error)
+    match error.kind() {
+        io::ErrorKind::NotFound => StoreError::Missing { digest: digest.clone() },
+        io::ErrorKind::FileTooLarge => StoreError::Damaged {
+            what: format!("the blob {digest} is larger than a blob of its kind may be"),
+        },
+        _ => StoreError::io("read a blob")(error),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use palisade_policy::Digest;
 
-use crate::shown::Shown;
+use crate::shown::{Escaped, Shown};
 
 /// Why the store could not be opened, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -73,10 +73,19 @@ pub enum StoreError {
         digest: Digest,
     },
     /// What is stored is not what its name says.
-    #[error("the image store is damaged: {what}")]
+    #[error("the image store is damaged: {}", Escaped(.what))]
     Damaged {
         /// What was found.
         what: String,
+    },
+    /// One image cannot be read; the others can.
+    #[error("the image {} cannot be read from the store", Shown(.name))]
+    Image {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<StoreError>,
     },
 }
 
@@ -86,6 +95,11 @@ impl StoreError {
         move |source| {
             if is_full(&source) { Self::NoSpace { doing, source } } else { Self::Io { doing, source } }
         }
+    }
+
+    /// Whether this is about what is stored, and not about the attempt to read it.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Damaged { .. })
     }
 
     /// The way out.
@@ -100,13 +114,19 @@ impl StoreError {
                 "it was made by another version; choose another directory with --store".into()
             }
             Self::NoSpace { .. } => {
-                "remove images with `palisade image rm NAME`, or choose a larger disk with --store".into()
+                "what was being added is removed again; remove images with `palisade image rm NAME`, or choose \
+                 a larger disk with --store"
+                    .into()
             }
             Self::Io { .. } => "the cause is the operating system's; nothing half-made was kept".into(),
             Self::UnknownName { known, .. } if known.is_empty() => {
                 "the store is empty: `palisade image import LAYOUT --as NAME:TAG` adds an image".into()
             }
             Self::UnknownName { known, .. } => format!("it holds {}", known.join(", ")),
+            Self::Image { name, source } if source.is_damage() => {
+                format!("remove it with `palisade image rm {name}` and import it again")
+            }
+            Self::Image { source, .. } => return source.hint(),
             Self::Missing { .. } | Self::Damaged { .. } => {
                 "remove the image with `palisade image rm NAME` and import it again".into()
             }

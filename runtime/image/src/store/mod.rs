@@ -3,7 +3,7 @@
 //! ```text
 //! blobs/sha256/<hex>     manifests, configurations, layers, signatures: exactly as they came
 //! names/<name>%3A<tag>   one small file each: which manifest the name means
-//! signatures/<hex>/<hex> empty files: which signature manifests were found for a manifest
+//! signatures/<hex>/<hex> small files: which signature manifests were found, or made, for a manifest
 //! rootfs/<diffid>        one unpacked layer each, published by rename (see `crate::unpack`)
 //! locks/<diffid>         one directory each, locked while that layer is being unpacked
 //! tmp/<unique>           what is being made; locked by its maker, swept when the maker is dead
@@ -69,7 +69,10 @@ impl Store {
         check_owner(&root, path)?;
         check_format(&root)?;
         let directory = |name: &'static str| {
-            root.ensure_dir(Path::new(name), DIRECTORY_MODE).map_err(StoreError::io("make its directories"))
+            let dir = root
+                .ensure_dir(Path::new(name), DIRECTORY_MODE)
+                .map_err(StoreError::io("make its directories"))?;
+            check_owner(&dir, &path.join(name)).map(|()| dir)
         };
         drop(directory("blobs")?);
         let store = Self {
@@ -96,8 +99,8 @@ impl Store {
 }
 
 /// Somebody else's store could be changed under us at any time.
-fn check_owner(root: &Dir, path: &Path) -> Result<(), StoreError> {
-    let stat = root.stat_self().map_err(StoreError::io("inspect its directory"))?;
+fn check_owner(dir: &Dir, path: &Path) -> Result<(), StoreError> {
+    let stat = dir.stat_self().map_err(StoreError::io("inspect its directory"))?;
     if stat.st_uid != nix::unistd::geteuid().as_raw() {
         return Err(StoreError::Owner { path: path.to_path_buf(), uid: stat.st_uid });
     }

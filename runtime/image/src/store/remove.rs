@@ -57,12 +57,19 @@ impl Store {
     /// Every image, by name.
     pub fn ls(&self) -> Result<Vec<Listed>, StoreError> {
         let _lock = self.lock_shared()?;
-        self.names()?.into_iter().map(|name| self.listed(&name)).collect()
+        self.names()?
+            .into_iter()
+            .map(|name| {
+                let named = |source| StoreError::Image { name: name.to_string(), source: Box::new(source) };
+                self.listed(&name).map_err(named)
+            })
+            .collect()
     }
 
     fn listed(&self, name: &ImageName) -> Result<Listed, StoreError> {
         let record = self.record(name)?;
-        let (manifest, diff_ids) = self.image_of(&record)?;
+        let manifest = self.manifest_of(&record)?;
+        let diff_ids = self.diff_ids_of(&manifest)?;
         let mut unpacked = true;
         for diff_id in &diff_ids {
             unpacked &= self.has_layer(diff_id)?;
@@ -85,13 +92,34 @@ impl Store {
     /// Removes a name, and then everything that no name needs any more.
     pub fn rm(&self, name: &ImageName) -> Result<Removed, StoreError> {
         let _lock = self.lock_exclusive()?;
+        match self.record(name) {
+            // Removing it is the way out of a name that is not readable.
+            Ok(_) | Err(StoreError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        // Marking is finished before anything is removed: what fails leaves the store as it was.
+        let marked = self.mark(Some(name))?;
         self.remove_name(name)?;
-        // Marking is finished before anything is removed: a name that cannot be read stops it all.
-        let marked = self.mark()?;
-        let staging = self.stage()?;
+        self.sweep_unmarked(&marked)
+    }
+
+    /// Removes what no name needs: what a failed or killed import left, and what a replaced name meant.
+    /// When somebody else uses the store just now, that is for the next import or removal.
+    pub(crate) fn sweep_unnamed(&self) -> Result<(), StoreError> {
+        let lock = self.root.try_lock(LockMode::Exclusive).map_err(StoreError::io("lock the store"))?;
+        if lock.is_some() {
+            let removed = self.sweep_unmarked(&self.mark(None)?)?;
+            tracing::debug!(?removed, "swept what no name needs");
+        }
+        Ok(())
+    }
+
+    fn sweep_unmarked(&self, marked: &Marked) -> Result<Removed, StoreError> {
         let mut removed = Removed::default();
-        self.sweep_blobs(&marked, &mut removed)?;
-        self.sweep_layers(&marked, &staging, &mut removed)?;
+        // First, since on a full disk there is no room for a temporary directory.
+        self.sweep_blobs(marked, &mut removed)?;
+        let staging = self.stage()?;
+        self.sweep_layers(marked, &staging, &mut removed)?;
         for subject in self.signed_subjects()? {
             if !marked.subjects.contains(&subject) {
                 self.forget_signatures(&subject)?;
@@ -100,29 +128,45 @@ impl Store {
         Ok(removed)
     }
 
-    fn image_of(&self, record: &Record) -> Result<(Manifest, Vec<Digest>), StoreError> {
-        let damaged = |what: document::DocumentError| StoreError::Damaged { what: what.to_string() };
-        let bytes = self.read_blob(&record.manifest, DOCUMENT_BYTES_MAX)?;
-        let manifest = Manifest::parse(&bytes, None).map_err(damaged)?;
-        let bytes = self.read_blob(&manifest.config.digest, DOCUMENT_BYTES_MAX)?;
-        let config = document::Configuration::parse(&bytes).map_err(damaged)?;
-        Ok((manifest, config.diff_ids))
+    fn manifest_of(&self, record: &Record) -> Result<Manifest, StoreError> {
+        Manifest::parse(&self.read_blob(&record.manifest, DOCUMENT_BYTES_MAX)?, None).map_err(damaged)
     }
 
-    fn mark(&self) -> Result<Marked, StoreError> {
+    fn diff_ids_of(&self, manifest: &Manifest) -> Result<Vec<Digest>, StoreError> {
+        let bytes = self.read_blob(&manifest.config.digest, DOCUMENT_BYTES_MAX)?;
+        Ok(document::Configuration::parse(&bytes).map_err(damaged)?.diff_ids)
+    }
+
+    fn mark(&self, but: Option<&ImageName>) -> Result<Marked, StoreError> {
         let mut marked = Marked::default();
-        for name in self.names()? {
-            let record = self.record(&name)?;
-            let (manifest, diff_ids) = self.image_of(&record)?;
-            marked.diff_ids.extend(diff_ids.iter().map(|digest| digest.hex().to_owned()));
-            marked.blobs.extend(manifest.blobs().map(|blob| blob.digest.hex().to_owned()));
-            for subject in record.digests() {
-                marked.blobs.insert(subject.hex().to_owned());
-                marked.subjects.insert(subject.hex().to_owned());
-                marked.mark_signatures(self, subject)?;
+        for name in self.names()?.iter().filter(|name| Some(*name) != but) {
+            match self.mark_image(name, &mut marked) {
+                // It cannot be run any more, and must not keep others from being removed.
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(%error, image = %name, "an image in the store is damaged; import it again");
+                }
+                Err(source) => {
+                    return Err(StoreError::Image { name: name.to_string(), source: Box::new(source) });
+                }
+                Ok(()) => {}
             }
         }
         Ok(marked)
+    }
+
+    /// What was found before the damage is marked.
+    fn mark_image(&self, name: &ImageName, marked: &mut Marked) -> Result<(), StoreError> {
+        let record = self.record(name)?;
+        for subject in record.digests() {
+            marked.blobs.insert(subject.hex().to_owned());
+            marked.subjects.insert(subject.hex().to_owned());
+            marked.mark_signatures(self, subject)?;
+        }
+        let manifest = self.manifest_of(&record)?;
+        marked.blobs.extend(manifest.blobs().map(|blob| blob.digest.hex().to_owned()));
+        let diff_ids = self.diff_ids_of(&manifest)?;
+        marked.diff_ids.extend(diff_ids.iter().map(|digest| digest.hex().to_owned()));
+        Ok(())
     }
 
     fn sweep_blobs(&self, marked: &Marked, removed: &mut Removed) -> Result<(), StoreError> {
@@ -169,6 +213,11 @@ impl Store {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn damaged(what: document::DocumentError) -> StoreError {
+    StoreError::Damaged { what: what.to_string() }
+}
+
 fn move_away(from: &Dir, entry: &OsString, to: &Dir) -> std::io::Result<()> {
     from.rename_noreplace(Path::new(entry), to, Path::new(entry))
 }
@@ -176,11 +225,18 @@ fn move_away(from: &Dir, entry: &OsString, to: &Dir) -> std::io::Result<()> {
 impl Marked {
     fn mark_signatures(&mut self, store: &Store, subject: &Digest) -> Result<(), StoreError> {
         for signature in store.signatures(subject)? {
-            let bytes = store.read_blob(&signature, DOCUMENT_BYTES_MAX)?;
-            let manifest = document::SignatureManifest::parse(&bytes)
-                .map_err(|what| StoreError::Damaged { what: what.to_string() })?;
             self.blobs.insert(signature.hex().to_owned());
-            self.blobs.extend(manifest.blobs().map(|blob| blob.digest.hex().to_owned()));
+            let read = store.read_blob(&signature, DOCUMENT_BYTES_MAX);
+            match read.and_then(|bytes| document::SignatureManifest::parse(&bytes).map_err(damaged)) {
+                Ok(manifest) => {
+                    self.blobs.extend(manifest.blobs().map(|blob| blob.digest.hex().to_owned()));
+                }
+                // One signature less; the image itself may be whole.
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(%error, %signature, "a signature in the store is damaged");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

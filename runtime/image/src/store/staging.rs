@@ -1,5 +1,6 @@
 //! What is being made: a directory below `tmp/` that is removed unless it was renamed away.
 
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,7 +29,7 @@ impl Staging<'_> {
 
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.tmp.remove_tree(Path::new(&self.name)) {
+        if let Err(error) = remove_entry(self.tmp, Path::new(&self.name)) {
             // The next open sweeps it.
             tracing::warn!(%error, entry = self.name, "a temporary directory of the image store is left");
         }
@@ -56,21 +57,30 @@ impl Store {
         let _against_makers = self.tmp.lock(LockMode::Exclusive).map_err(io)?;
         for entry in self.tmp.entries().map_err(io)? {
             let entry = Path::new(&entry);
-            if is_alive(&self.tmp, entry).map_err(io)? {
+            if is_alive(&self.tmp, entry) {
                 continue;
             }
             tracing::debug!(?entry, "sweeping what an interrupted run left");
-            self.tmp.remove_tree(entry).map_err(io)?;
+            remove_entry(&self.tmp, entry).map_err(io)?;
         }
         Ok(())
     }
 }
 
-fn is_alive(tmp: &Dir, entry: &Path) -> std::io::Result<bool> {
-    match tmp.open_dir(entry) {
-        Ok(dir) => Ok(dir.try_lock(LockMode::Exclusive)?.is_none()),
-        // Not a directory: nothing of ours that could be alive.
-        Err(_) => Ok(false),
+/// Its maker may remove it at the same moment: that it is gone is what was wanted.
+pub(super) fn remove_entry(tmp: &Dir, entry: &Path) -> io::Result<()> {
+    match tmp.remove_tree(entry) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Whatever keeps us from looking (too many open files, say) also keeps us from calling it dead.
+pub(super) fn is_alive(tmp: &Dir, entry: &Path) -> bool {
+    match tmp.open_dir(entry).and_then(|dir| dir.try_lock(LockMode::Exclusive)) {
+        Ok(lock) => lock.is_none(),
+        // Gone already, or not a directory: nothing of ours that could be alive.
+        Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
 }
 

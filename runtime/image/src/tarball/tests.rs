@@ -43,3 +43,24 @@ fn long_names_lose_one_nul_and_keep_others_to_be_refused() {
     assert_eq!(long_name(b"name"), b"name");
     assert_eq!(long_name(b"na\0me\0"), b"na\0me");
 }
+
+#[test]
+fn what_an_archive_says_is_shown_escaped() {
+    let fault = TarFault::Malformed { detail: lossy(b"numeric field was not a number: \x1b]0;x\x07 in `a`") };
+    assert_eq!(
+        fault.to_string(),
+        "the archive is not readable: numeric field was not a number: \\u{1b}]0;x\\u{7} in `a`"
+    );
+    let raw = "\u{1b}[31m".to_owned();
+    for fault in [
+        crate::unpack::LayerFault::Inflate { detail: raw.clone() },
+        crate::unpack::LayerFault::Protocol { detail: raw.clone() },
+        crate::unpack::LayerFault::Confinement { step: raw.clone() },
+        crate::unpack::LayerFault::Content { expected: raw.clone() },
+        crate::unpack::LayerFault::Limit { what: raw.clone(), max: 1 },
+        crate::unpack::LayerFault::ChildDied { status: raw.clone() },
+        crate::unpack::LayerFault::Io { doing: raw.clone(), detail: raw },
+    ] {
+        assert!(!fault.to_string().contains(char::is_control), "{fault:?}");
+    }
+}

@@ -6,7 +6,7 @@ use std::io;
 use palisade_policy::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::shown::{Shown, lossy};
+use crate::shown::{Escaped, Shown, lossy};
 use crate::store::StoreError;
 use crate::tarball::TarFault;
 use crate::verify::VerifiedLayer;
@@ -51,7 +51,7 @@ impl UnpackError {
 #[non_exhaustive]
 pub enum LayerFault {
     /// Another digest than the image says.
-    #[error("the digest of {what} is {found}, but the image says {expected}")]
+    #[error("the digest of {what} is {}, but the image says {}", Escaped(.found), Escaped(.expected))]
     Digest {
         /// Of the blob or of the archive inside.
         what: DigestOf,
@@ -69,13 +69,13 @@ pub enum LayerFault {
         found: u64,
     },
     /// Its contents are not of its media type.
-    #[error("its contents are not {expected}, which is what the image says")]
+    #[error("its contents are not {}, which is what the image says", Escaped(.expected))]
     Content {
         /// What they should be.
         expected: String,
     },
     /// The compressed bytes are damaged or cut short.
-    #[error("its compressed bytes are damaged: {detail}")]
+    #[error("its compressed bytes are damaged: {}", Escaped(.detail))]
     Inflate {
         /// What the decompressor says.
         detail: String,
@@ -92,7 +92,7 @@ pub enum LayerFault {
         rule: EntryRule,
     },
     /// Too much of something.
-    #[error("it has more than {max} {what}")]
+    #[error("it has more than {max} {}", Escaped(.what))]
     Limit {
         /// Of what.
         what: String,
@@ -115,7 +115,7 @@ pub enum LayerFault {
         release: String,
     },
     /// The child could not confine itself.
-    #[error("the unpacking process could not confine itself: {step}")]
+    #[error("the unpacking process could not confine itself: {}", Escaped(.step))]
     Confinement {
         /// Which step failed.
         step: String,
@@ -124,13 +124,13 @@ pub enum LayerFault {
     #[error("the unpacking process needs Landlock, which this kernel does not offer")]
     NoLandlock,
     /// The child ended without a reply.
-    #[error("the unpacking process died ({status})")]
+    #[error("the unpacking process died ({})", Escaped(.status))]
     ChildDied {
         /// Its exit status.
         status: String,
     },
     /// Parent and child did not understand each other.
-    #[error("the unpacking process sent what is no reply: {detail}")]
+    #[error("the unpacking process sent what is no reply: {}", Escaped(.detail))]
     Protocol {
         /// What was wrong with it.
         detail: String,
@@ -139,7 +139,7 @@ pub enum LayerFault {
     #[error("it was unpacked but is not in the store")]
     Unpublished,
     /// Any other failure of the operating system.
-    #[error("failed to {doing}: {detail}")]
+    #[error("failed to {}: {}", Escaped(.doing), Escaped(.detail))]
     Io {
         /// What was being done.
         doing: String,

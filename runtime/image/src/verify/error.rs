@@ -66,6 +66,15 @@ pub enum VerifyError {
         /// The image's name.
         name: String,
     },
+    /// A signature that could have counted cannot be read, and no other one counts.
+    #[error("a signature of the image {} cannot be read, and no other was made by a trusted key", Shown(.name))]
+    Unreadable {
+        /// The image's name.
+        name: String,
+        /// What is wrong with the first such signature.
+        #[source]
+        source: Box<VerifyError>,
+    },
     /// The index that the manifest is said to come from does not name it.
     #[error("the index {index} does not name the manifest {manifest}")]
     NotInIndex {
@@ -105,6 +114,9 @@ impl VerifyError {
             Self::PayloadType { .. } | Self::Payload { .. } => {
                 "only signatures of container images count (`cosign sign`, `palisade image sign`)".into()
             }
+            Self::Unreadable { name, .. } => format!(
+                "import the image again with its signature, or sign it with `palisade image sign {name} --key KEY`"
+            ),
             Self::NotInIndex { .. } => "import the image again".into(),
             Self::Document(error) => return error.hint(),
             Self::Store(error) => return error.hint(),
@@ -140,7 +152,11 @@ impl SignError {
             Self::Key(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::TooMany { .. } => {
-                Some("remove the image and import it again without its old signatures".into())
+                Some(
+                    "remove the image (every name of it) with `palisade image rm`, which forgets its signatures, and \
+                     import it again"
+                        .into(),
+                )
             }
             // Our own data always encodes.
             Self::Encode(_) => None,
@@ -157,6 +173,8 @@ pub enum KeyError {
     Read {
         /// As the person wrote it.
         path: PathBuf,
+        /// Whether a public key was expected in it.
+        is_public: bool,
         /// What the kernel said.
         #[source]
         source: io::Error,
@@ -207,6 +225,11 @@ impl KeyError {
     /// The way out.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Read { is_public: true, .. } => {
+                "the policy names it in `image.signed_by`, relative to the policy file's directory: correct the \
+                 path, or put the publisher's public key there"
+                    .into()
+            }
             Self::Read { .. } => "`palisade image keygen` makes a pair of keys".into(),
             Self::Write { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
                 "a key is never overwritten: choose another name, or move the old one away".into()

@@ -46,8 +46,11 @@ impl PublicKey {
 
     /// Reads [`PublicKey::from_pem`] from a file; links are followed.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let bytes = read_ambient_bounded(path, KEY_BYTES_MAX)
-            .map_err(|source| KeyError::Read { path: path.to_path_buf(), source })?;
+        let bytes = read_ambient_bounded(path, KEY_BYTES_MAX).map_err(|source| KeyError::Read {
+            path: path.to_path_buf(),
+            is_public: true,
+            source,
+        })?;
         let pem = String::from_utf8(bytes).map_err(|error| KeyError::Public { source: error.into() })?;
         Self::from_pem(&pem)
     }
@@ -105,7 +108,7 @@ impl PrivateKey {
 
     /// Reads [`PrivateKey::from_pem`] from a file that nobody else can read.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let read = |source| KeyError::Read { path: path.to_path_buf(), source };
+        let read = |source| KeyError::Read { path: path.to_path_buf(), is_public: false, source };
         let file = palisade_sys::dir::open_ambient_file(path).map_err(read)?;
         let mode = nix::sys::stat::fstat(&file).map_err(|error| read(error.into()))?.st_mode;
         if mode & 0o077 != 0 {

@@ -175,31 +175,55 @@ fn check_signed(
     name: &ImageName,
     keys: &[PublicKey],
 ) -> Result<Proof, VerifyError> {
-    let mut candidates = Vec::new();
+    let mut found = Found::default();
     for subject in record.digests() {
         for manifest in store.signatures(subject)? {
-            candidates.extend(candidates_of(store, &manifest)?);
+            if let Err(error) = found.read(store, &manifest) {
+                found.not_readable(&manifest, error);
+            }
         }
     }
-    signature::accept(record, name, &candidates, keys)
+    match (signature::accept(record, name, &found.candidates, keys), found.unreadable) {
+        (Err(VerifyError::NoSignature { .. } | VerifyError::UntrustedKey { .. }), Some(error)) => {
+            Err(VerifyError::Unreadable { name: name.to_string(), source: Box::new(error) })
+        }
+        (accepted, _) => accepted,
+    }
 }
 
-/// The signatures in one signature manifest, with the payloads that they are over.
-fn candidates_of(store: &Store, manifest: &Digest) -> Result<Vec<Candidate>, VerifyError> {
-    let parsed = SignatureManifest::parse(&store.read_blob(manifest, DOCUMENT_BYTES_MAX)?)?;
-    let mut candidates = Vec::new();
-    for layer in parsed.layers {
-        let Some(signature) = layer.signature else { continue };
-        if layer.media_type != crate::document::SIMPLE_SIGNING {
-            continue;
+/// The signatures of an image. One that cannot be read must not stand in the way of one that counts:
+/// anybody who can write to a registry can add one.
+#[derive(Default)]
+struct Found {
+    candidates: Vec<Candidate>,
+    /// The first one that could not be read.
+    unreadable: Option<VerifyError>,
+}
+
+impl Found {
+    /// The signatures in one signature manifest, with the payloads that they are over.
+    fn read(&mut self, store: &Store, manifest: &Digest) -> Result<(), VerifyError> {
+        let parsed = SignatureManifest::parse(&store.read_blob(manifest, DOCUMENT_BYTES_MAX)?)?;
+        for layer in parsed.layers {
+            let Some(signature) = layer.signature else { continue };
+            if layer.media_type != crate::document::SIMPLE_SIGNING {
+                continue;
+            }
+            match store.read_blob(&layer.blob.digest, PAYLOAD_BYTES_MAX) {
+                Ok(payload) => self.candidates.push(Candidate {
+                    manifest: manifest.clone(),
+                    payload_digest: layer.blob.digest,
+                    payload,
+                    signature,
+                }),
+                Err(error) => self.not_readable(manifest, error.into()),
+            }
         }
-        let payload = store.read_blob(&layer.blob.digest, PAYLOAD_BYTES_MAX)?;
-        candidates.push(Candidate {
-            manifest: manifest.clone(),
-            payload_digest: layer.blob.digest,
-            payload,
-            signature,
-        });
+        Ok(())
     }
-    Ok(candidates)
+
+    fn not_readable(&mut self, manifest: &Digest, error: VerifyError) {
+        tracing::debug!(%manifest, %error, "a signature is skipped");
+        self.unreadable.get_or_insert(error);
+    }
 }

@@ -40,7 +40,7 @@ pub struct SignatureArtifact {
 pub fn sign(store: &Store, name: &ImageName, key: &PrivateKey) -> Result<Signed, SignError> {
     let _lock = store.lock_shared()?;
     let record = store.record(name)?;
-    if store.signatures(&record.manifest)?.len() >= SIGNATURE_MANIFESTS_MAX {
+    if store.own_signatures(&record.manifest)? >= SIGNATURE_MANIFESTS_MAX {
         return Err(SignError::TooMany { name: name.to_string() });
     }
     let artifact = signature_artifact(name.repository(), &record.manifest, key)?;
@@ -49,7 +49,7 @@ pub fn sign(store: &Store, name: &ImageName, key: &PrivateKey) -> Result<Signed,
         store.put_bytes(&staging, blob)?;
     }
     let manifest = store.put_bytes(&staging, &artifact.manifest)?;
-    store.add_signature(&record.manifest, &manifest.digest)?;
+    store.add_own_signature(&record.manifest, &manifest.digest)?;
     Ok(Signed {
         manifest: record.manifest,
         signature_manifest: manifest.digest,

@@ -13,6 +13,8 @@ use crate::support::{Archive, Fixture, digest, entries, hello, image_name, trial
 trials![
     a_directory_and_an_archive_of_it_import_alike,
     damaged_blobs_are_refused,
+    a_failed_import_takes_nothing_from_other_images,
+    what_a_failed_import_left_goes_with_the_next_removal,
     what_is_no_layout_is_refused_with_a_hint,
     the_platform_is_chosen_from_an_index,
     an_image_for_another_platform_is_refused,
@@ -29,8 +31,9 @@ fn import(fixture: &Fixture, layout: &Path) -> Result<Imported, ImportError> {
 
 /// Nothing has a name, and nothing is left half made.
 fn assert_nothing(fixture: &Fixture) {
-    assert_eq!(fixture.entries("names"), Vec::<String>::new());
-    assert_eq!(fixture.entries("tmp"), Vec::<String>::new());
+    for directory in ["names", "tmp", "blobs/sha256", "signatures"] {
+        assert_eq!(fixture.entries(directory), Vec::<String>::new(), "{directory}");
+    }
 }
 
 fn tar_of(layout: &Path, prefix: &str) -> Vec<u8> {
@@ -98,6 +101,43 @@ fn damaged_blobs_are_refused() {
     import(&Fixture::new(), whole.path()).unwrap();
 }
 
+/// A layout of an image that shares all but its last layer with [`hello`], and lacks that one.
+fn broken_layout(fixture: &Fixture) -> std::path::PathBuf {
+    let layout = fixture.path("broken");
+    let files = palisade_image::layout::LayerFiles::new().file("other", 0o644, b"other").unwrap();
+    hello().layer(files).unwrap().write(&layout).unwrap();
+    let top = read_json(&layout.join("index.json"));
+    let manifest = read_json(&blob(&layout, &top["manifests"][0]));
+    fs::remove_file(blob(&layout, &manifest["layers"][1])).unwrap();
+    layout
+}
+
+fn a_failed_import_takes_nothing_from_other_images() {
+    let fixture = Fixture::new();
+    fixture.import(&hello(), "hello:1");
+    let before = fixture.entries("blobs/sha256");
+    let error = import(&fixture, &broken_layout(&fixture)).unwrap_err();
+    assert!(matches!(error, ImportError::MissingFile { .. }), "{error}");
+    assert_eq!(fixture.entries("blobs/sha256"), before);
+    fixture.unpack("hello:1").unwrap();
+}
+
+fn what_a_failed_import_left_goes_with_the_next_removal() {
+    let fixture = Fixture::new();
+    let layout = broken_layout(&fixture);
+    // Somebody else is adding something, which may need what this import stored.
+    let store = palisade_sys::dir::Dir::open_ambient(&fixture.path("store")).unwrap();
+    let busy = store.lock(palisade_sys::dir::LockMode::Shared).unwrap();
+    import(&fixture, &layout).unwrap_err();
+    assert_eq!(fixture.entries("blobs/sha256").len(), 3, "the control: there is something to sweep");
+    drop(busy);
+    assert!(fixture.store.rm(&image_name("example.org/hello:1")).is_err());
+    fixture.import(&hello(), "a:1");
+    assert_eq!(fixture.entries("blobs/sha256").len(), 3, "an import sweeps as well");
+    fixture.store.rm(&image_name("a:1")).unwrap();
+    assert_nothing(&fixture);
+}
+
 fn what_is_no_layout_is_refused_with_a_hint() {
     let fixture = Fixture::new();
     let file = fixture.path("file");
@@ -128,6 +168,16 @@ fn what_is_no_layout_is_refused_with_a_hint() {
         assert!(fault.to_string().contains(why) || why == "checksum", "{fault}");
     }
     assert!(matches!(import(&fixture, &fixture.path("absent")).unwrap_err(), ImportError::Open { .. }));
+    let directory = fixture.path("directory");
+    fs::create_dir(&directory).unwrap();
+    for missing in ["index.json", "oci-layout"] {
+        let error = import(&fixture, &directory).unwrap_err();
+        let expected = format!("is a directory without `{missing}`, not an OCI image layout");
+        assert!(error.to_string().ends_with(&expected), "{error}");
+        let hint = error.hint().unwrap();
+        assert!(hint.contains("the directory that holds") && !hint.contains("docker-archive"), "{hint}");
+        fs::write(directory.join(missing), "{}").unwrap();
+    }
     assert_nothing(&fixture);
 }
 

@@ -1,11 +1,79 @@
 //! Names go, and then what no name needs.
 
-use palisade_image::StoreError;
-use palisade_image::layout::LayerFiles;
+#![expect(clippy::disallowed_methods, reason = "tests damage files by their paths")]
+
+use std::fs;
+
+use palisade_image::layout::{Builder, LayerFiles, Runtime};
+use palisade_image::{Digest, StoreError};
 
 use crate::support::{Fixture, hello, image_name, trials};
 
-trials![shared_layers_stay, layers_in_use_stay, unknown_names_are_errors_with_help];
+trials![
+    shared_layers_stay,
+    layers_in_use_stay,
+    unknown_names_are_errors_with_help,
+    what_is_no_name_is_skipped,
+    a_damaged_image_does_not_keep_others_from_being_removed,
+    a_removal_that_fails_changes_nothing,
+];
+
+fn other() -> Builder {
+    let files = LayerFiles::new().file("other", 0o644, b"other").unwrap();
+    Builder::new(Runtime::default()).layer(files).unwrap()
+}
+
+fn what_is_no_name_is_skipped() {
+    let fixture = Fixture::new();
+    fixture.import(&hello(), "a:1");
+    for stray in [".a%3A1.swp", "a:1", "%", "a"] {
+        fs::write(fixture.path("store/names").join(stray), "x").unwrap();
+    }
+    let listed: Vec<String> = fixture.store.ls().unwrap().into_iter().map(|image| image.name).collect();
+    assert_eq!(listed, ["a:1"]);
+    fixture.store.rm(&image_name("a:1")).unwrap();
+    assert_eq!(fixture.entries("blobs/sha256"), Vec::<String>::new());
+}
+
+fn a_damaged_image_does_not_keep_others_from_being_removed() {
+    let blob = |fixture: &Fixture, digest: &Digest| fixture.path("store/blobs/sha256").join(digest.hex());
+    let damages: [&dyn Fn(&Fixture, &Digest); 3] = [
+        &|fixture, manifest| fs::remove_file(blob(fixture, manifest)).unwrap(),
+        &|fixture, manifest| fs::write(blob(fixture, manifest), "{}").unwrap(),
+        &|fixture, _| fs::write(fixture.path("store/names/bad%3A1"), "{}").unwrap(),
+    ];
+    for damage in damages {
+        let fixture = Fixture::new();
+        let manifest = fixture.import(&hello(), "bad:1");
+        fixture.import(&other(), "good:1");
+        damage(&fixture, &manifest);
+        let error = fixture.store.ls().unwrap_err();
+        assert_eq!(error.to_string(), "the image `bad:1` cannot be read from the store");
+        assert!(error.hint().unwrap().contains("palisade image rm bad:1"));
+        fixture.store.rm(&image_name("good:1")).unwrap();
+        assert_eq!(fixture.entries("names"), ["bad%3A1"]);
+        // The hint can be followed.
+        fixture.store.rm(&image_name("bad:1")).unwrap();
+        assert_eq!(fixture.entries("blobs/sha256"), Vec::<String>::new());
+        fixture.import(&hello(), "bad:1");
+        fixture.unpack("bad:1").unwrap();
+    }
+}
+
+fn a_removal_that_fails_changes_nothing() {
+    let fixture = Fixture::new();
+    let manifest = fixture.import(&hello(), "bad:1");
+    fixture.import(&other(), "good:1");
+    // No damage that is known: it cannot be said what the image needs.
+    let blob = fixture.path("store/blobs/sha256").join(manifest.hex());
+    fs::remove_file(&blob).unwrap();
+    fs::create_dir(&blob).unwrap();
+    let before = fixture.entries("blobs/sha256");
+    let error = fixture.store.rm(&image_name("good:1")).unwrap_err();
+    assert!(error.to_string().contains("`bad:1`"), "{error}");
+    assert_eq!(fixture.entries("names").len(), 2);
+    assert_eq!(fixture.entries("blobs/sha256"), before);
+}
 
 fn shared_layers_stay() {
     let fixture = Fixture::new();

@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use palisade_image::layout::{Builder, LayerFiles, Runtime};
 use palisade_image::verify::{SignatureArtifact, signature_artifact};
 use palisade_image::{
-    Digest, KeyError, PrivateKey, Proof, PublicKey, SignedObject, Trust, VerifiedImage, VerifyError,
-    VerifyRequest, keygen, sign, verify,
+    Digest, ImportError, KeyError, PrivateKey, Proof, PublicKey, SignError, SignedObject, Trust,
+    VerifiedImage, VerifyError, VerifyRequest, keygen, sign, verify,
 };
 use serde_json::{Value, json};
 
@@ -22,6 +22,9 @@ trials![
     a_signature_that_comes_with_the_layout_counts,
     a_signature_of_the_index_speaks_for_its_manifest,
     the_pinned_digest_must_be_the_one_that_runs,
+    junk_signatures_do_not_block_the_right_one,
+    a_signature_that_cannot_be_read_is_skipped,
+    a_payload_is_small_even_when_it_is_the_configuration,
     altered_payloads_and_signatures_are_refused,
     a_payload_of_another_type_is_refused,
     key_files_are_private_and_never_overwritten,
@@ -179,6 +182,98 @@ fn the_pinned_digest_must_be_the_one_that_runs() {
     pinned(index).unwrap();
     let error = pinned(digest(b"another")).unwrap_err();
     assert!(matches!(error, VerifyError::OtherDigest { .. }), "{error}");
+}
+
+/// The hello image with signatures by keys that nobody trusts.
+fn with_junk(count: usize) -> Builder {
+    let manifest = hello().manifest_digest().unwrap();
+    (0..count)
+        .fold(hello(), |image, _| image.signature(signature_artifact("hello", &manifest, &key().0).unwrap()))
+}
+
+fn junk_signatures_do_not_block_the_right_one() {
+    let (key, pem) = key();
+    let artifact = signature_artifact("hello", &hello().manifest_digest().unwrap(), &key).unwrap();
+    // Signed here.
+    let fixture = Fixture::new();
+    fixture.import(&with_junk(16), "hello:1");
+    assert!(matches!(
+        signed_by(&fixture, "hello:1", &[&pem]),
+        Err(VerifyError::UntrustedKey { found: 16, .. })
+    ));
+    sign(&fixture.store, &image_name("hello:1"), &key).unwrap();
+    signed_by(&fixture, "hello:1", &[&pem]).unwrap();
+    fixture.import(&with_junk(16), "hello:1");
+    signed_by(&fixture, "hello:1", &[&pem]).unwrap();
+    // Imported afterwards, alone and among more junk.
+    for others in [0, 15] {
+        let fixture = Fixture::new();
+        fixture.import(&with_junk(16), "hello:1");
+        fixture.import(&with_junk(others).signature(artifact.clone()), "hello:1");
+        signed_by(&fixture, "hello:1", &[&pem]).unwrap();
+        assert_eq!(fixture.store.ls().unwrap()[0].signatures, 16);
+    }
+    let layout = fixture.path("layout");
+    with_junk(17).write(&layout).unwrap();
+    let error = fixture.store.import(&layout, &image_name("hello:1")).unwrap_err();
+    assert!(matches!(error, ImportError::TooManySignatures), "{error}");
+    assert!(error.hint().unwrap().contains("16 can stay"));
+    signed_by(&fixture, "hello:1", &[&pem]).unwrap();
+    // There is a limit to what is made here, too, and its hint can be followed.
+    while sign(&fixture.store, &image_name("hello:1"), &key).is_ok() {}
+    assert!(matches!(sign(&fixture.store, &image_name("hello:1"), &key), Err(SignError::TooMany { .. })));
+    fixture.store.rm(&image_name("hello:1")).unwrap();
+    fixture.import(&with_junk(16), "hello:1");
+    sign(&fixture.store, &image_name("hello:1"), &key).unwrap();
+}
+
+fn a_signature_that_cannot_be_read_is_skipped() {
+    let manifest = hello().manifest_digest().unwrap();
+    let ((good_key, pem), (bad_key, bad_pem)) = (key(), key());
+    let good = signature_artifact("hello", &manifest, &good_key).unwrap();
+    let bad = signature_artifact("elsewhere", &manifest, &bad_key).unwrap();
+    for (damaged, contents) in [
+        (&bad.payload, None),
+        (&bad.payload, Some(vec![b' '; 100 * 1024])),
+        (&bad.manifest, None),
+        (&bad.manifest, Some(b"{}".to_vec())),
+    ] {
+        let fixture = Fixture::new();
+        fixture.import(&hello().signature(bad.clone()).signature(good.clone()), "hello:1");
+        signed_by(&fixture, "hello:1", &[&bad_pem]).unwrap();
+        let path = fixture.path("store/blobs/sha256").join(digest(damaged).hex());
+        match contents {
+            Some(contents) => fs::write(path, contents).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+        signed_by(&fixture, "hello:1", &[&pem]).unwrap();
+        let error = signed_by(&fixture, "hello:1", &[&bad_pem]).unwrap_err();
+        assert!(matches!(error, VerifyError::Unreadable { .. }), "{error}");
+        assert!(error.hint().unwrap().contains("image sign hello:1"));
+    }
+}
+
+fn a_payload_is_small_even_when_it_is_the_configuration() {
+    let manifest = hello().manifest_digest().unwrap();
+    let import = |size: usize| {
+        let fixture = Fixture::new();
+        let mut artifact = signature_artifact("hello", &manifest, &key().0).unwrap();
+        artifact.payload = vec![b' '; size];
+        artifact.config.clone_from(&artifact.payload);
+        let mut document: Value = serde_json::from_slice(&artifact.manifest).unwrap();
+        for descriptor in ["/config", "/layers/0"] {
+            let descriptor = document.pointer_mut(descriptor).unwrap();
+            descriptor["digest"] = json!(digest(&artifact.payload).to_string());
+            descriptor["size"] = json!(size);
+        }
+        artifact.manifest = serde_json::to_vec(&document).unwrap();
+        let layout = fixture.path("layout");
+        hello().signature(artifact).write(&layout).unwrap();
+        fixture.store.import(&layout, &image_name("hello:1"))
+    };
+    import(64 * 1024).unwrap();
+    let error = import(64 * 1024 + 1).unwrap_err();
+    assert!(matches!(error, ImportError::BlobTooLarge { .. }), "{error}");
 }
 
 /// Where the signature is.
@@ -350,5 +445,8 @@ fn a_policy_names_its_keys() {
     let found: Vec<_> = keys.iter().map(PublicKey::fingerprint).collect();
     assert_eq!(found, [other.public().fingerprint(), key.public().fingerprint()]);
     let missing = trust(vec![signer(KeySource::File("absent.pub".into()))]);
-    assert!(matches!(missing, Err(KeyError::Read { .. })));
+    let Err(error @ KeyError::Read { .. }) = missing else { panic!() };
+    assert!(error.hint().unwrap().contains("image.signed_by"));
+    let Err(error) = PrivateKey::read(&fixture.path("absent.key")) else { panic!() };
+    assert!(error.hint().unwrap().contains("keygen"));
 }

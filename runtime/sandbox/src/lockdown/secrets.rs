@@ -26,7 +26,14 @@ pub(super) fn deliver(plan: &Plan) -> Result<Vec<CString>, LockdownError> {
     let secrets = Secrets::decode(&bytes).map_err(|error| LockdownError::new(STEP, error))?;
 
     let mut environment = Vec::new();
-    for (name, value) in &plan.spec.environment {
+    let delivered = |name: &str| {
+        plan.spec
+            .secrets
+            .iter()
+            .any(|line| matches!(&line.delivery, SecretPlace::Env(variable) if variable == name))
+    };
+    // A placeholder that the image has under the same name would be the one that getenv(3) finds.
+    for (name, value) in plan.spec.environment.iter().filter(|(name, _)| !delivered(name)) {
         environment.push(variable(name, value.as_bytes())?);
     }
     for line in &plan.spec.secrets {

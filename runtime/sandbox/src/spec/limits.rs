@@ -19,7 +19,7 @@ pub struct Rlimit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RlimitKind {
-    /// Size of a core file in bytes: a dump would put secrets on the disk.
+    /// Size of a core file in bytes, too small for any: a dump would put secrets on the disk.
     Core,
     /// Size of a file in bytes.
     FileSize,
@@ -75,7 +75,7 @@ const SUPERVISOR_TASKS: u64 = 1;
 pub(super) fn rlimits(policy: &Policy) -> Vec<Rlimit> {
     let limits = &policy.limits;
     [
-        (RlimitKind::Core, 0),
+        (RlimitKind::Core, palisade_sys::process::NO_CORE_DUMP),
         (RlimitKind::FileSize, limits.file_size.bytes()),
         (RlimitKind::OpenFiles, u64::from(limits.open_files)),
         (RlimitKind::Processes, u64::from(limits.pids).saturating_add(SUPERVISOR_TASKS)),

@@ -23,6 +23,26 @@ pub(super) struct Cgroup {
     groups: Vec<Group>,
 }
 
+/// The ways into the sandbox's cgroup and out again; gone once they have been used.
+#[derive(Debug)]
+pub(super) struct Seats(Vec<(File, File)>);
+
+impl Seats {
+    /// Runs `launch` with this process inside, so that what it starts stays inside.
+    pub(super) fn around<T>(self, launch: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
+        for (inside, _outside) in &self.0 {
+            let mut inside = inside;
+            inside.write_all(b"0").during("moving into the cgroup")?;
+        }
+        let launched = launch();
+        for (_inside, outside) in &self.0 {
+            let mut outside = outside;
+            outside.write_all(b"0").during("moving out of the cgroup")?;
+        }
+        launched
+    }
+}
+
 #[derive(Debug)]
 struct Group {
     /// The root of the hierarchy.
@@ -70,17 +90,10 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Runs `launch` with this process inside, so that what it starts stays inside.
-    pub(super) fn around<T>(&self, launch: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
-        const STEP: &str = "moving into the cgroup";
-        for group in &self.groups {
-            (&group.inside).write_all(b"0").during(STEP)?;
-        }
-        let launched = launch();
-        for group in &self.groups {
-            (&group.outside).write_all(b"0").during("moving out of the cgroup")?;
-        }
-        launched
+    /// What the supervisor takes along: the two `cgroup.procs` of each hierarchy and no directory, which
+    /// would be a way back into the host's mounts.
+    pub(super) fn into_seats(self) -> Seats {
+        Seats(self.groups.into_iter().map(|group| (group.inside, group.outside)).collect())
     }
 
     /// Removes the directories; waits for the kernel to reap the last task.

@@ -12,7 +12,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, pipe2};
 
-use super::cgroup::Cgroup;
+use super::cgroup::Seats;
 use super::identity::Confined;
 use super::stage::{BUNDLE, STATE, Staged};
 use super::{During, StepError, oci};
@@ -51,7 +51,7 @@ pub(super) fn create(
     _confined: &Confined,
     _staged: &Staged,
     contents: Contents,
-    cgroup: &Cgroup,
+    cgroup: Seats,
 ) -> Result<Created, StepError> {
     let Contents { spec, filters, stdio, secrets } = contents;
     write_bundle(&spec)?;

@@ -23,12 +23,12 @@
 //! the namespace that it is in, and compared with the descriptor by device and inode.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{SFlag, fstat};
-use palisade_sys::dir::{Dir, open_ambient_path};
+use palisade_sys::dir::{Dir, open_ambient_path, open_without_links, path_of};
 use palisade_sys::mount::{Attributes, attach, clone_tree, set_attributes, set_id_map};
 
 use super::identity::{Entered, id_map_namespace};
@@ -204,17 +204,12 @@ fn clone_path(path: &Path) -> io::Result<OwnedFd> {
 /// sure that it is the same file.
 fn open_again(held: &OwnedFd) -> io::Result<OwnedFd> {
     let path = path_of(held)?;
-    let again = open_ambient_path(&path)?;
+    let again = open_without_links(&path)?;
     let (was, is) = (fstat(held)?, fstat(&again)?);
     if (was.st_dev, was.st_ino) != (is.st_dev, is.st_ino) {
         return Err(io::Error::other(format!("`{}` was replaced while the sandbox started", path.display())));
     }
     Ok(again)
-}
-
-fn path_of(fd: &OwnedFd) -> io::Result<PathBuf> {
-    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    Ok(nix::fcntl::readlink(link.as_str())?.into())
 }
 
 /// A directory or file of the host, with the flags that the policy asks for.

@@ -78,9 +78,7 @@ fn watch(control: &OwnedFd, pidfd: &OwnedFd, created: &Created) -> Result<Exit, 
     loop {
         let mut fds =
             [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::POLLIN)];
-        // Once the server has been told to end, the gateway has nothing more to say.
-        let polled = if kill_at.is_some() { fds.get_mut(..1).unwrap_or_default() } else { &mut fds[..] };
-        match poll(polled, timeout(kill_at)) {
+        match poll(&mut fds, timeout(kill_at)) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(StepError::new(STEP, error)),
         }
@@ -92,14 +90,14 @@ fn watch(control: &OwnedFd, pidfd: &OwnedFd, created: &Created) -> Result<Exit, 
             pidfd_signal(pidfd, Signal::SIGKILL).during("killing the sandbox")?;
             return reap(created);
         }
-        if kill_at.is_none() && asked {
+        if asked {
             match next_request(control)? {
-                Some(Request::Stop { grace_ms }) => {
+                Some(Request::Stop { grace_ms }) if kill_at.is_none() => {
                     // pid 1 passes it on to the server.
                     pidfd_signal(pidfd, Signal::SIGTERM).during("stopping the sandbox")?;
                     kill_at = Instant::now().checked_add(Duration::from_millis(grace_ms));
                 }
-                Some(Request::Launch(_) | Request::Start) => {}
+                Some(Request::Stop { .. } | Request::Launch(_) | Request::Start) => {}
                 None => {
                     pidfd_signal(pidfd, Signal::SIGKILL).during("killing the sandbox")?;
                     return reap(created);
