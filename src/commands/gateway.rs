@@ -61,7 +61,7 @@ pub(super) fn run_many(options: &GatewayRun, store: Option<&Path>, environment: 
         return Err(Failure::say(
             Status::Usage,
             format!("the gateway listens on this machine only, and {} is not a loopback address", options.listen),
-            "listen on 127.0.0.1 or [::1], and put a proxy that speaks TLS in front of it",
+            "listen on 127.0.0.1, and put a proxy that speaks TLS in front of it",
         ));
     }
     let loaded = options.policies.iter().map(|file| load(file)).collect::<Result<Vec<_>, _>>()?;

@@ -116,12 +116,12 @@ impl Store {
 }
 
 fn missing(digest: &Digest, error: io::Error) -> StoreError {
-    match error.kind() {
-        io::ErrorKind::NotFound => StoreError::Missing { digest: digest.clone() },
-        io::ErrorKind::FileTooLarge => StoreError::Damaged {
-            what: format!("the blob {digest} is larger than a blob of its kind may be"),
-        },
-        _ => StoreError::io("read a blob")(error),
+    if error.kind() == io::ErrorKind::NotFound {
+        StoreError::Missing { digest: digest.clone() }
+    } else if error.kind() == io::ErrorKind::FileTooLarge {
+        StoreError::Damaged { what: format!("the blob {digest} is larger than a blob of its kind may be") }
+    } else {
+        StoreError::io("read a blob")(error)
     }
 }
 
