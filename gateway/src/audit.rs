@@ -300,6 +300,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test's own small file")]
     fn a_line_that_was_cut_off_is_ended_before_the_first_event() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");

@@ -67,7 +67,9 @@ pub enum EnvelopeError {
     #[error("a message with a control character in a key, which two parsers may read differently")]
     ControlInKey,
     /// The same in a method or a tool's name.
-    #[error("a message whose `{key}` has control characters or surrounding spaces, which two programs may read differently")]
+    #[error(
+        "a message whose `{key}` has control characters or surrounding spaces, which two programs may read differently"
+    )]
     AmbiguousText {
         /// The key.
         key: &'static str,

@@ -93,6 +93,9 @@ impl ListenError {
     }
 }
 
+/// How often the log says that connections are refused: once a minute shows that it goes on.
+const REFUSED_INTERVAL: Duration = Duration::from_mins(1);
+
 /// What every connection needs.
 struct Endpoint {
     hub: Arc<Hub>,
@@ -120,6 +123,7 @@ pub(crate) async fn serve(
         table: Table::default(),
         shutdown: shutdown.child_token(),
     });
+    let mut refused = Refused::default();
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -130,7 +134,7 @@ pub(crate) async fn serve(
         };
         while connections.try_join_next().is_some() {}
         let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            tracing::warn!("too many connections; one is refused");
+            refused.count();
             continue;
         };
         let endpoint = Arc::clone(&endpoint);
@@ -146,6 +150,24 @@ pub(crate) async fn serve(
         tracing::debug!("connections were cut");
     }
     Ok(())
+}
+
+/// Connections that were refused because there were too many.
+#[derive(Default)]
+struct Refused {
+    since_told: u64,
+    told: Option<tokio::time::Instant>,
+}
+
+impl Refused {
+    /// Says so, but not for each: whoever can open connections could fill the log.
+    fn count(&mut self) {
+        self.since_told = self.since_told.saturating_add(1);
+        if self.told.is_none_or(|told| told.elapsed() >= REFUSED_INTERVAL) {
+            tracing::warn!(refused = self.since_told, "too many connections; some are refused");
+            *self = Refused { since_told: 0, told: Some(tokio::time::Instant::now()) };
+        }
+    }
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
@@ -385,4 +407,22 @@ fn with_body(status: StatusCode, content_type: Option<&'static str>, body: AnyBo
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_connections_are_reported_once_a_minute() {
+        let mut refused = Refused::default();
+        refused.count();
+        for left_out in 1..=1000 {
+            refused.count();
+            assert_eq!(refused.since_told, left_out, "said nothing");
+        }
+        tokio::time::advance(REFUSED_INTERVAL).await;
+        refused.count();
+        assert_eq!(refused.since_told, 0, "said how many");
+    }
 }

@@ -139,8 +139,7 @@ impl Hub {
     async fn permitted(&self, trip: &Trip<'_>, server: &Arc<Server>, call: PermittedCall<'_>) -> Answer {
         let tool = tool_name(call.tool());
         // Written first: a call that the server has seen must have left a trace.
-        let event =
-            Event::ToolCall { tool: tool.clone(), decision: Decision::Permitted, rule: call.rule() };
+        let event = Event::ToolCall { tool: tool.clone(), decision: Decision::Permitted, rule: call.rule() };
         self.audit.try_record(server.name(), &event).map_err(|error| Failure::unavailable(&error))?;
         let mut record = CallRecord {
             hub: self,
@@ -231,9 +230,8 @@ fn stamp<'a>(request: &Request<'a>, edits: &mut Edits<'a>, id: i64) -> Result<()
 /// server as another client's token or this client's own.
 pub(super) fn progress_token<'a>(request: &Request<'a>) -> Result<Option<&'a RawValue>, EnvelopeError> {
     let Some(params) = request.params.filter(|raw| raw.get() != "null") else { return Ok(None) };
-    let keep = |error, key| match error {
-        EnvelopeError::NotAnObject => EnvelopeError::BadMember { key },
-        other => other,
+    let keep = |error, key| {
+        if error == EnvelopeError::NotAnObject { EnvelopeError::BadMember { key } } else { error }
     };
     let params = Object::parse(params.get(), &["_meta"]).map_err(|error| keep(error, "params"))?;
     let Some(meta) = params.get("_meta").filter(|raw| raw.get() != "null") else { return Ok(None) };

@@ -75,10 +75,13 @@ impl Hub {
         let line = envelope::single_line(line.clone());
         match notification.method.as_ref() {
             // A message that could not be marked as this server's could pass for another's, or the gateway's.
-            "notifications/message" => match with_logger(from.name(), notification) {
-                Some(line) => self.broadcast(&line),
-                None => tracing::debug!(server = from.name(), "a malformed log message is dropped"),
-            },
+            "notifications/message" => {
+                if let Some(line) = with_logger(from.name(), notification) {
+                    self.broadcast(&line);
+                } else {
+                    tracing::debug!(server = from.name(), "a malformed log message is dropped");
+                }
+            }
             "notifications/cancelled" => self.withdrawn(from, notification),
             "notifications/resources/updated" => self.updated(from, &line, notification),
             _ => self.broadcast(&line),

@@ -226,6 +226,10 @@ mod tests {
         assert_eq!(resources.owner("a://2"), Some(1));
         assert_eq!(resources.owner("a://3"), None);
         resources.learn(Listing::Templates, 0, &[entry("a://{n}")]);
-        assert_eq!(resources.owner("a://2"), Some(0), "a template of an earlier server beats a later listing");
+        assert_eq!(
+            resources.owner("a://2"),
+            Some(0),
+            "a template of an earlier server beats a later listing"
+        );
     }
 }

@@ -263,3 +263,21 @@ impl Session {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_late_end_of_a_cancelled_request_leaves_a_later_one_under_its_id_alone() {
+        let session = Session::new(1, mpsc::channel(1).0);
+        let id = Id::Number(7);
+        let first = session.begin(id.clone()).unwrap_or_else(|refused| panic!("{refused}"));
+        assert!(session.give_up(&id).is_some());
+        let second = session.begin(id.clone()).unwrap_or_else(|refused| panic!("{refused}"));
+        session.end(&id, first.serial);
+        assert_eq!(session.pending_requests(), 1);
+        session.end(&id, second.serial);
+        assert_eq!(session.pending_requests(), 0);
+    }
+}

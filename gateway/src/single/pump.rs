@@ -199,20 +199,20 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
         self.asked.store(true, Ordering::Relaxed);
         let (id, raw_id) = (request.id.clone(), request.raw_id);
         match ClientRequest::classify(request) {
-            Ok(ClientRequest::Call(call)) => self.client_call(line, id, call),
+            Ok(ClientRequest::Call(call)) => self.client_call(line, &id, call),
             Ok(ClientRequest::Plain(plain)) => {
                 let kind = match plain.request().method.as_ref() {
                     "initialize" => Kind::Initialize,
                     "tools/list" => Kind::ToolsList,
                     _ => Kind::Other,
                 };
-                self.enter(id, raw_id.get(), kind, || plain.forward_as_sent(line))
+                self.enter(&id, raw_id.get(), kind, || plain.forward_as_sent(line))
             }
             Err(error) => self.client_violation(raw_id.get(), &error),
         }
     }
 
-    fn client_call(&self, line: &Bytes, id: Id, call: ToolCall<'_>) -> Step {
+    fn client_call(&self, line: &Bytes, id: &Id, call: ToolCall<'_>) -> Step {
         let raw_id = call.request().raw_id;
         let tool = tool_name(call.tool());
         let unwritable =
@@ -223,23 +223,19 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
         let permitted = match call.permit(&self.entry.policy) {
             Ok(permitted) => permitted,
             Err(refusal) => {
-                let event = Event::ToolCall {
-                    tool,
-                    decision: Decision::Refused,
-                    rule: &refusal.rule,
-                };
+                let event = Event::ToolCall { tool, decision: Decision::Refused, rule: &refusal.rule };
                 self.audit.record(&refusal.server, &event);
                 return Step::Answer(rpc::error(raw_id.get(), rpc::REFUSED_BY_POLICY, &refusal.to_string()));
             }
         };
         let rule = permitted.rule().to_owned();
         let kind = Kind::Call { tool: tool.clone(), since: Instant::now() };
-        let step = self.enter(id.clone(), raw_id.get(), kind, || permitted.forward_as_sent(line));
+        let step = self.enter(id, raw_id.get(), kind, || permitted.forward_as_sent(line));
         if matches!(step, Step::Forward(_)) {
             // Written first: a call that the server has seen must have left a trace.
             let event = Event::ToolCall { tool, decision: Decision::Permitted, rule: &rule };
             if let Err(error) = self.audit.try_record(&self.entry.name(), &event) {
-                self.books.take(&id);
+                self.books.take(id);
                 return Step::Answer(unwritable(error));
             }
         }
@@ -248,7 +244,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
 
     fn enter(
         &self,
-        id: Id,
+        id: &Id,
         raw_id: &str,
         kind: Kind,
         forward: impl FnOnce() -> Result<Forward, crate::edit::Misplaced>,
@@ -263,7 +259,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
         match forward() {
             Ok(forward) => Step::Forward(forward),
             Err(error) => {
-                self.books.take(&id);
+                self.books.take(id);
                 Step::Answer(rpc::error(raw_id, rpc::INVALID_REQUEST, &error.to_string()))
             }
         }

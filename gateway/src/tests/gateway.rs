@@ -341,13 +341,18 @@ async fn requests_of_servers_reach_the_client_and_its_answers_the_server() {
             .send(&json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params }))
             .await;
     }
-    for _ in 0..2 {
+    // One server may be done before the other one asks.
+    let mut answered = Vec::new();
+    while answered.len() < 2 {
         let question = run.client.message().await;
+        if question.get("method").is_none() {
+            answered.push(question);
+            continue;
+        }
         assert_eq!(question["params"]["x-unknown"], json!([1]));
         let result = json!({ "action": "accept", "for": question["params"]["message"] });
         run.client.send(&json!({ "jsonrpc": "2.0", "id": question["id"], "result": result })).await;
     }
-    let mut answered = [run.client.message().await, run.client.message().await];
     answered.sort_by_key(|answer| answer["id"].as_i64());
     for (answer, name) in answered.iter().zip(["alpha", "beta"]) {
         assert_eq!(answer["result"]["answer"], json!({ "action": "accept", "for": name }));
@@ -603,4 +608,114 @@ async fn a_server_that_is_just_being_started_is_ended_too() {
     run.end().await;
     assert_eq!((hanging.starts(), hanging.alive(), hanging.stops()), (1, 0, 1));
     assert_eq!((late.starts(), late.alive(), late.stops()), (1, 0, 1));
+}
+
+#[tokio::test]
+async fn a_progress_token_that_cannot_be_read_is_refused() {
+    let mut run = run(vec![entry("a", "", polite_server("a"))]);
+    run.client.initialize(json!({})).await;
+    let call = |meta: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"a__echo","_meta":{meta}}}}}"#
+        )
+    };
+    let bad = [
+        r#"{"progressToken":1,"progressToken":2}"#,
+        r#"{"progressToken":1,"progresstoken":2}"#,
+        r#"{"progressToken":{}}"#,
+        r#"{"progressToken":1.5}"#,
+        "[]",
+        r#"{},"_meta":{"progressToken":1}"#,
+    ];
+    for meta in bad {
+        run.client.send_line(&call(meta)).await;
+        assert_eq!(run.client.answer(1).await["error"]["code"], -32600, "{meta}");
+    }
+    for meta in [r#"{"progressToken":"t"}"#, r#"{"progressToken":9}"#, "{}", "null"] {
+        run.client.send_line(&call(meta)).await;
+        assert!(run.client.answer(1).await["result"].is_object(), "{meta}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_message_that_cannot_carry_its_servers_name_is_dropped() {
+    let server = fake(|io| {
+        while let Some(message) = io.hear() {
+            if message["method"] == "tools/call" {
+                for params in
+                    [r#"{"data":"forged","logger":"other","logger":"other"}"#, r#"["forged"]"#, "null"]
+                {
+                    io.say_line(&format!(
+                        r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{params}}}"#
+                    ));
+                }
+                io.say_line(r#"{"jsonrpc":"2.0","method":"notifications/message"}"#);
+                io.say(&json!({ "jsonrpc": "2.0", "method": "notifications/message",
+                    "params": { "level": "info", "data": "honest" } }));
+            } else if let Some(answer) = polite("a", &message) {
+                io.say(&answer);
+            }
+        }
+        0
+    });
+    let mut run = run(vec![entry("a", "", server)]);
+    run.client.initialize(json!({})).await;
+    run.client
+        .send(&json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": "a__x" } }))
+        .await;
+    let first = run.client.message().await;
+    assert_eq!(first["params"], json!({ "logger": "a", "level": "info", "data": "honest" }));
+}
+
+#[tokio::test]
+async fn one_session_has_a_share_of_a_servers_places() {
+    let silent = fake(|io| {
+        while let Some(message) = io.hear() {
+            if message["method"] == "initialize" {
+                io.say(&polite("silent", &message).unwrap());
+            }
+        }
+        0
+    });
+    let mut run = run(vec![entry("silent", QUICK, silent), entry("other", "", polite_server("other"))]);
+    run.client.initialize(json!({})).await;
+    for id in 1..=17 {
+        let params = json!({ "name": "silent__x" });
+        run.client
+            .send(&json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params }))
+            .await;
+    }
+    let refused = run.client.message().await;
+    assert_eq!(refused["error"]["code"], OVERLOADED);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("16 requests pending"), "{refused}");
+    assert!(run.client.ask(20, "tools/call", json!({ "name": "other__echo" })).await["result"].is_object());
+    run.shutdown.cancel();
+    run.end().await;
+}
+
+#[tokio::test]
+async fn an_unlisted_resource_is_nobodys_while_a_server_is_not_running() {
+    let shy = || {
+        fake(|io| {
+            while let Some(message) = io.hear() {
+                match message["method"].as_str() {
+                    Some("resources/list") => io.say(&reply(&message, json!({ "resources": [] }))),
+                    Some("resources/templates/list") => {
+                        io.say(&reply(&message, json!({ "resourceTemplates": [] })));
+                    }
+                    _ => drop(polite("shy", &message).map(|answer| io.say(&answer))),
+                }
+            }
+            0
+        })
+    };
+    let read = json!({ "uri": "secret://of-the-other" });
+    let mut two = run(vec![entry("shy", QUICK, shy()), entry("down", QUICK, Arc::new(Refusing))]);
+    two.client.initialize(json!({})).await;
+    let answer = two.client.ask(1, "resources/read", read.clone()).await;
+    assert_eq!(answer["error"]["code"], -32602, "{answer}");
+    // The positive control: alone, it can only be meant.
+    let mut run = run(vec![entry("shy", QUICK, shy())]);
+    run.client.initialize(json!({})).await;
+    assert!(run.client.ask(1, "resources/read", read).await["result"].is_object());
 }

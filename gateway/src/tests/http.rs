@@ -78,6 +78,17 @@ impl Served {
         self.raw(&self.head("POST", &format!("{TYPES}{session}")), &message.to_string(), NEVER).await
     }
 
+    /// Opens the event stream of a session.
+    async fn listen(&self, session: &str) -> TcpStream {
+        let head = self.head("GET", &format!("\r\nAccept: text/event-stream\r\nMcp-Session-Id: {session}"));
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        stream.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut seen = [0; 15];
+        stream.read_exact(&mut seen).await.unwrap();
+        assert_eq!(&seen, b"HTTP/1.1 200 OK");
+        stream
+    }
+
     async fn open(&self, capabilities: Value) -> String {
         let params = json!({ "protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": { "name": "t", "version": "0" } });
         let reply = self
@@ -332,12 +343,71 @@ async fn a_session_has_one_event_stream_at_a_time() {
 #[tokio::test]
 async fn sessions_are_bounded() {
     let served = one().await;
+    let mut streams = Vec::new();
     for _ in 0..64 {
-        served.open(json!({})).await;
+        let session = served.open(json!({})).await;
+        streams.push(served.listen(&session).await);
     }
     let params = json!({ "protocolVersion": "2025-11-25", "capabilities": {} });
     let message = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params });
     assert_eq!(served.post(None, &message).await.status, 503);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn the_session_that_was_unused_for_longest_gives_way() {
+    let served = one().await;
+    let streaming = served.open(json!({})).await;
+    let _stream = served.listen(&streaming).await;
+    let idle = served.open(json!({})).await;
+    let used = served.open(json!({})).await;
+    let ping = json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" });
+    for _ in 3..64 {
+        served.open(json!({})).await;
+    }
+    assert_eq!(served.post(Some(&used), &ping).await.status, 200);
+    served.open(json!({})).await;
+    assert_eq!(served.post(Some(&idle), &ping).await.status, 404);
+    for kept in [&streaming, &used] {
+        assert_eq!(served.post(Some(kept), &ping).await.status, 200);
+    }
+    served.end().await;
+}
+
+/// Asks for an elicitation when it is called or told something, and says what came of it.
+fn asking(io: &mut Io) -> i32 {
+    let question = json!({ "jsonrpc": "2.0", "id": "q", "method": "elicitation/create" });
+    let mut heard = Value::Null;
+    while let Some(message) = io.hear() {
+        let told = message["method"] == "notifications/roots/list_changed";
+        if told || message["params"]["name"] == "ask" {
+            io.say(&question);
+            heard = io.hear().unwrap();
+        }
+        if message["method"] == "tools/call" {
+            io.say(&reply(&message, json!({ "code": heard["error"]["code"] })));
+        } else if let Some(answer) = polite("a", &message) {
+            io.say(&answer);
+        }
+    }
+    0
+}
+
+#[tokio::test]
+async fn a_server_asks_only_a_client_that_uses_it() {
+    let served = serve(vec![entry("a", QUICK, fake(asking))]).await;
+    let able = served.open(json!({ "elicitation": {} })).await;
+    let unable = served.open(json!({})).await;
+    let call =
+        |name: &str| json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": { "name": name } });
+    // One that uses the server cannot answer: the other one must not be asked in its place.
+    let answer = served.post(Some(&unable), &call("a__ask")).await;
+    assert!(answer.text.contains("-32601"), "{}", answer.text);
+    // Nobody uses it, and there are two.
+    let changed = json!({ "jsonrpc": "2.0", "method": "notifications/roots/list_changed" });
+    assert_eq!(served.post(Some(&able), &changed).await.status, 202);
+    let answer = served.post(Some(&able), &call("a__heard")).await;
+    assert!(answer.text.contains("-32601"), "{}", answer.text);
     served.end().await;
 }
 

@@ -127,7 +127,8 @@ impl Connection {
             errors,
             oversized: AtomicU64::new(0),
         });
-        let driver = Driver { connection: Arc::clone(&connection), audit, events, garbage: Garbage::default() };
+        let driver =
+            Driver { connection: Arc::clone(&connection), audit, events, garbage: Garbage::default() };
         tasks.spawn(driver.run(output, process, errors_read));
         tokio::spawn(tell(Arc::clone(&connection), telling));
         connection

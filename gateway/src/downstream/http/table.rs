@@ -46,10 +46,15 @@ impl Handle {
         self.touch();
     }
 
-    fn is_idle(&self) -> bool {
+    /// Since when nobody has used the session; `None` while somebody does.
+    fn idle_since(&self) -> Option<Instant> {
         let streams = self.messages.lock().unwrap_or_else(PoisonError::into_inner).is_none();
         let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        !streams && self.session.pending_requests() == 0 && used.elapsed() >= IDLE_TIMEOUT
+        (!streams && self.session.pending_requests() == 0).then_some(used)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.idle_since().is_some_and(|since| since.elapsed() >= IDLE_TIMEOUT)
     }
 }
 
@@ -58,9 +63,10 @@ impl Handle {
 pub(super) struct Table(Mutex<HashMap<String, Arc<Handle>>>);
 
 impl Table {
-    /// A new session; `None` when there are too many, or the kernel gives no randomness.
+    /// A new session; `None` when there are too many that are in use, or the kernel gives no randomness.
     pub(super) fn open(&self, hub: &Hub) -> Option<(String, Arc<Handle>)> {
         self.sweep(hub);
+        self.make_room(hub);
         let mut random = [0; ID_BYTES];
         if let Err(error) = getrandom::fill(&mut random) {
             tracing::error!(%error, "the kernel gave no randomness for a session id");
@@ -99,6 +105,23 @@ impl Table {
         let sessions = std::mem::take(&mut *self.sessions());
         for handle in sessions.into_values() {
             hub.close_session(&handle.session);
+        }
+    }
+
+    /// Closes the session that has been idle for longest when the table is full: clients that do not say when
+    /// they leave must not lock out those that come.
+    fn make_room(&self, hub: &Hub) {
+        let oldest = {
+            let sessions = self.sessions();
+            if sessions.len() < MAX_SESSIONS {
+                return;
+            }
+            let idle = sessions.iter().filter_map(|(id, handle)| Some((handle.idle_since()?, id)));
+            idle.min().map(|(_, id)| id.clone())
+        };
+        if let Some(id) = oldest {
+            tracing::info!("too many sessions; the one that was unused for longest is closed");
+            self.close(&id, hub);
         }
     }
 

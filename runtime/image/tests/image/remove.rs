@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests damage files by their paths")]
 
 use std::fs;
+use std::path::PathBuf;
 
 use palisade_image::layout::{Builder, LayerFiles, Runtime};
 use palisade_image::{Digest, StoreError};
@@ -35,9 +36,15 @@ fn what_is_no_name_is_skipped() {
     assert_eq!(fixture.entries("blobs/sha256"), Vec::<String>::new());
 }
 
+fn blob(fixture: &Fixture, digest: &Digest) -> PathBuf {
+    fixture.path("store/blobs/sha256").join(digest.hex())
+}
+
+/// Damages the image with this manifest.
+type Damage = dyn Fn(&Fixture, &Digest);
+
 fn a_damaged_image_does_not_keep_others_from_being_removed() {
-    let blob = |fixture: &Fixture, digest: &Digest| fixture.path("store/blobs/sha256").join(digest.hex());
-    let damages: [&dyn Fn(&Fixture, &Digest); 3] = [
+    let damages: [&Damage; 3] = [
         &|fixture, manifest| fs::remove_file(blob(fixture, manifest)).unwrap(),
         &|fixture, manifest| fs::write(blob(fixture, manifest), "{}").unwrap(),
         &|fixture, _| fs::write(fixture.path("store/names/bad%3A1"), "{}").unwrap(),
@@ -65,7 +72,7 @@ fn a_removal_that_fails_changes_nothing() {
     let manifest = fixture.import(&hello(), "bad:1");
     fixture.import(&other(), "good:1");
     // No damage that is known: it cannot be said what the image needs.
-    let blob = fixture.path("store/blobs/sha256").join(manifest.hex());
+    let blob = blob(&fixture, &manifest);
     fs::remove_file(&blob).unwrap();
     fs::create_dir(&blob).unwrap();
     let before = fixture.entries("blobs/sha256");

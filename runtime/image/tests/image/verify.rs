@@ -251,6 +251,18 @@ fn a_signature_that_cannot_be_read_is_skipped() {
         assert!(matches!(error, VerifyError::Unreadable { .. }), "{error}");
         assert!(error.hint().unwrap().contains("image sign hello:1"));
     }
+    // In one manifest, before the one that counts.
+    let layers = |artifact: &SignatureArtifact| {
+        serde_json::from_slice::<Value>(&artifact.manifest).unwrap()["layers"][0].clone()
+    };
+    let mut both = good.clone();
+    let mut document: Value = serde_json::from_slice(&good.manifest).unwrap();
+    document["layers"] = json!([layers(&bad), layers(&good)]);
+    both.manifest = serde_json::to_vec(&document).unwrap();
+    let fixture = Fixture::new();
+    fixture.import(&hello().signature(bad.clone()).signature(both), "hello:1");
+    fs::remove_file(fixture.path("store/blobs/sha256").join(digest(&bad.payload).hex())).unwrap();
+    signed_by(&fixture, "hello:1", &[&pem]).unwrap();
 }
 
 fn a_payload_is_small_even_when_it_is_the_configuration() {
