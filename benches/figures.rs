@@ -243,6 +243,7 @@ impl Bench {
     }
 
     fn real_servers(&self) {
+        // Two processors, as the variants without a limit have.
         for (name, baseline) in [("everything", "node"), ("memory", "node"), ("time", "python")] {
             let layout = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/images").join(name);
             if !layout.is_dir() {
@@ -250,7 +251,8 @@ impl Bench {
                 continue;
             }
             self.must(&["image", "import", layout.to_str().unwrap(), "--as", &format!("{name}:1")]);
-            let policy = self.policy(name, &format!("syscalls: {{ baseline: {baseline} }}"));
+            let policy =
+                self.policy(name, &format!("syscalls: {{ baseline: {baseline} }}\nlimits: {{ cpus: 2 }}"));
             self.must(&["image", "prepare", &policy]);
             let merged = self.merge(&layout, name);
             let config = config_of(&layout);

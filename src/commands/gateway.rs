@@ -60,7 +60,10 @@ pub(super) fn run_many(options: &GatewayRun, store: Option<&Path>, environment: 
     if options.transport == cli::Transport::Http && !options.listen.ip().is_loopback() {
         return Err(Failure::say(
             Status::Usage,
-            format!("the gateway listens on this machine only, and {} is not a loopback address", options.listen),
+            format!(
+                "the gateway listens on this machine only, and {} is not a loopback address",
+                options.listen
+            ),
             "listen on 127.0.0.1, and put a proxy that speaks TLS in front of it",
         ));
     }

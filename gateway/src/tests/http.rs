@@ -406,7 +406,9 @@ async fn a_server_asks_only_a_client_that_uses_it() {
     // Nobody uses it, and there are two.
     let changed = json!({ "jsonrpc": "2.0", "method": "notifications/roots/list_changed" });
     assert_eq!(served.post(Some(&able), &changed).await.status, 202);
-    let answer = served.post(Some(&able), &call("a__heard")).await;
+    // The server must hear its refusal before the call that asks for it.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let answer = served.post(Some(&unable), &call("a__heard")).await;
     assert!(answer.text.contains("-32601"), "{}", answer.text);
     served.end().await;
 }

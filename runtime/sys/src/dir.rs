@@ -143,12 +143,12 @@ impl Dir {
         Ok(self.open(path, OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, 0)?.into())
     }
 
-    /// Opens a file for appending, making it with `mode` when it is not there.
+    /// Opens a file for appending and reading, making it with `mode` when it is not there.
     ///
     /// # Errors
     /// As [`Dir::open_dir`].
     pub fn append_file(&self, path: &Path, mode: u32) -> io::Result<File> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
         Ok(self.open(path, flags, mode)?.into())
     }
 
