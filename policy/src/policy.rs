@@ -216,11 +216,11 @@ pub enum Start {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Degradation {
-    /// The memory limit, without a delegated cgroup.
+    /// The memory limit, without a cgroup that can be written.
     Memory,
-    /// The processor limit, without a delegated cgroup.
+    /// The processor limit, without a cgroup that can be written.
     Cpus,
-    /// The limit of processes and threads, without a delegated cgroup.
+    /// The limit of processes and threads, without a cgroup that can be written.
     Pids,
     /// Landlock, on kernels that lack it or have it switched off.
     Landlock,

@@ -67,8 +67,8 @@ pub(crate) struct PolicyFile {
     /// When the server starts, and how long starting and stopping may take.
     pub(crate) lifecycle: Option<Lifecycle>,
     /// The protections without which the server may still run, on hosts that cannot give them. A host that
-    /// lacks one that is not listed is refused. `memory`, `cpus` and `pids` need a delegated cgroup,
-    /// `landlock` a kernel with it.
+    /// lacks one that is not listed is refused. `memory` and `cpus` need a cgroup that can be written,
+    /// `landlock` a kernel with it; `pids` has a resource limit where there is no cgroup.
     #[schemars(extend("maxItems" = 4))]
     pub(crate) accept_degraded: Option<Vec<Degradation>>,
 }
