@@ -1,4 +1,4 @@
-//! Bad input, row by row: each ends in one clear error with a hint, and nothing half-made remains.
+//! Bad input, row by row: each ends in one clear error with a hint and an exact status, and
 //! leaves nothing half-made.
 //!
 //! Every test has its positive control: the same flow without the defect works.
