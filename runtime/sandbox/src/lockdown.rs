@@ -8,6 +8,82 @@
 //! rlimits → securebits → no capability → no_new_privs → Landlock → seccomp → read back → execve
 //! ```
 //!
+//! This compiles:
+//!
+//! ```no_run
+//! # use palisade_sandbox::lockdown::{LockdownError, Plan, exec, filters, landlock, privileges, readback, rlimits};
+//! # use palisade_sandbox::{seccomp::CompiledFilter, spec::LandlockLine};
+//! # fn line(plan: &Plan, rules: &LandlockLine, lists: &[CompiledFilter]) -> Result<(), LockdownError> {
+//! let before = readback::Before::read()?;
+//! let limited = rlimits::set(&[])?;
+//! let bits = privileges::lock_securebits(limited)?;
+//! let bare = privileges::drop_last_capability(bits)?;
+//! let stuck = privileges::forbid_new_privileges(bare)?;
+//! let walled = landlock::restrict(stuck, rules)?;
+//! let filtered = filters::install(walled, lists)?;
+//! let locked = readback::verify(filtered, plan, before)?;
+//! let failure = exec::run(locked, plan, Vec::new());
+//! # drop(failure);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! and none of these does: a step that is left out, two that change places, a proof that is used twice or
+//! made by hand.
+//!
+//! ```compile_fail
+//! # use palisade_sandbox::lockdown::{LockdownError, privileges, rlimits::Limited};
+//! # fn line(limited: Limited) -> Result<(), LockdownError> {
+//! privileges::drop_last_capability(limited)?; // before the securebits are locked
+//! # Ok(())
+//! # }
+//! ```
+//! ```compile_fail
+//! # use palisade_sandbox::lockdown::{LockdownError, privileges::{self, SecurebitsLocked}};
+//! # fn line(bits: SecurebitsLocked) -> Result<(), LockdownError> {
+//! privileges::forbid_new_privileges(bits)?; // with a capability left
+//! # Ok(())
+//! # }
+//! ```
+//! ```compile_fail
+//! # use palisade_sandbox::{lockdown::{LockdownError, landlock, privileges::NoCapability}, spec::LandlockLine};
+//! # fn line(bare: NoCapability, rules: &LandlockLine) -> Result<(), LockdownError> {
+//! landlock::restrict(bare, rules)?; // without no_new_privs
+//! # Ok(())
+//! # }
+//! ```
+//! ```compile_fail
+//! # use palisade_sandbox::{lockdown::{LockdownError, filters, privileges::NoNewPrivileges}, seccomp::CompiledFilter};
+//! # fn line(stuck: NoNewPrivileges, lists: &[CompiledFilter]) -> Result<(), LockdownError> {
+//! filters::install(stuck, lists)?; // without Landlock
+//! # Ok(())
+//! # }
+//! ```
+//! ```compile_fail
+//! # use palisade_sandbox::lockdown::{LockdownError, Plan, landlock::Walled, readback::{self, Before}};
+//! # fn line(walled: Walled, plan: &Plan, before: Before) -> Result<(), LockdownError> {
+//! readback::verify(walled, plan, before)?; // before the filters
+//! # Ok(())
+//! # }
+//! ```
+//! ```compile_fail
+//! # use palisade_sandbox::lockdown::{Plan, exec, filters::Filtered};
+//! # fn line(filtered: Filtered, plan: &Plan) {
+//! drop(exec::run(filtered, plan, Vec::new())); // without reading back
+//! # }
+//! ```
+//! ```compile_fail
+//! # use palisade_sandbox::lockdown::{Plan, exec, readback::Locked};
+//! # fn line(locked: Locked, plan: &Plan) {
+//! drop(exec::run(locked, plan, Vec::new()));
+//! drop(exec::run(locked, plan, Vec::new())); // twice
+//! # }
+//! ```
+//! ```compile_fail
+//! # use palisade_sandbox::lockdown::filters::Filtered;
+//! let forged = Filtered(()); // by hand
+//! ```
+//!
 //! - *rlimits* first: nothing later needs more descriptors than the server may have.
 //! - *securebits* need `CAP_SETPCAP`, so they come before the last capability goes.
 //! - `no_new_privs` is what lets an unprivileged process install the two that follow.
@@ -19,14 +95,16 @@
 //! no program, and [`exec::run`] takes the proof of the last step.
 
 pub mod exec;
-mod landlock;
-mod privileges;
-mod readback;
+pub mod filters;
+pub mod landlock;
+pub mod privileges;
+pub mod readback;
 mod reaper;
-mod rlimits;
+pub mod rlimits;
 mod secrets;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -42,12 +120,15 @@ use crate::seccomp::CompiledFilter;
 use crate::spec::SandboxSpec;
 
 pub use readback::LockdownReport;
+pub use readback::namespaces::Namespaces;
 
 /// Everything that the lock-down needs, carried over the clone into pid 1.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// What to enforce.
     pub(crate) spec: SandboxSpec,
+    /// The namespaces of the host, as the keeper saw them: none of them may be ours.
+    pub(crate) outside: Namespaces,
     /// The filters, in order.
     pub(crate) filters: Vec<CompiledFilter>,
     /// Where the secrets come from, once, just before `execve`.
@@ -116,9 +197,7 @@ impl Executor for SandboxExecutor {
     }
 }
 
-enum Never {}
-
-fn run(plan: &Plan) -> Result<Never, Failure> {
+fn run(plan: &Plan) -> Result<Infallible, Failure> {
     let host = |error: LockdownError| Failure {
         step: error.step.into(),
         message: error.message,
@@ -133,32 +212,14 @@ fn run(plan: &Plan) -> Result<Never, Failure> {
 
 /// The line itself.
 fn lock_down(plan: &Plan) -> Result<readback::Locked, LockdownError> {
+    let before = readback::Before::read()?;
     let limited = rlimits::set(&plan.spec.rlimits)?;
     let bits = privileges::lock_securebits(limited)?;
     let bare = privileges::drop_last_capability(bits)?;
     let stuck = privileges::forbid_new_privileges(bare)?;
     let walled = landlock::restrict(stuck, &plan.spec.landlock)?;
-    let filtered = install_filters(walled, &plan.filters)?;
-    readback::verify(filtered, plan)
-}
-
-/// The last layer: from here on only the calls of the baseline are left to this process itself.
-fn install_filters(_walled: landlock::Walled, filters: &[CompiledFilter]) -> Result<Filtered, LockdownError> {
-    for filter in filters {
-        filter.install().map_err(|error| LockdownError::new("installing a seccomp filter", chain(&error)))?;
-    }
-    Ok(Filtered(()))
-}
-
-/// The seccomp filters are installed.
-#[derive(Debug)]
-pub(crate) struct Filtered(());
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
+    let filtered = filters::install(walled, &plan.filters)?;
+    readback::verify(filtered, plan, before)
 }
 
 fn die_with_supervisor(plan: &Plan) -> Result<(), LockdownError> {

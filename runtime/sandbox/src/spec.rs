@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use enforcement::{Enforcement, Layer, State};
-pub use filesystem::{LandlockAccess, LandlockRule, Mount, MountKind, SECRETS_DIR};
+pub use filesystem::{DEVICES, LandlockAccess, LandlockRule, Mount, MountKind, SECRETS_DIR};
 pub use image::{ImageFacts, ImageFactsError};
 pub use limits::{CgroupKind, CgroupLimits, Rlimit, RlimitKind};
 

@@ -39,6 +39,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use palisade_sys::process::{Fork, exit_now, fork_single_threaded};
 
+use crate::lockdown::Namespaces;
 use crate::protocol::{self, Failure, FailureKind, Launch, LaunchFds, Reply, Request};
 use crate::spec::MountKind;
 use cgroup::{Cgroup, Seats};
@@ -117,13 +118,14 @@ fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepErr
     palisade_sys::process::reset_signals().during("resetting signals")?;
     // The caller's umask must not decide who can read a mount point.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let outside = Namespaces::of_this_process().during("looking at the host's namespaces")?;
     let cgroup = Cgroup::create(&launch.spec.cgroup)?;
     let (keeper_end, supervisor_end) = palisade_sys::socket::packet_pair().during("making a socket")?;
     let pid = nix::unistd::getpid();
     match fork_single_threaded().during("starting the supervisor")? {
         Fork::Child => {
             drop(keeper_end);
-            let keeper = Keeper { socket: supervisor_end.as_fd(), pid };
+            let keeper = Keeper { socket: supervisor_end.as_fd(), pid, outside };
             exit_now(supervise(control, keeper, launch, fds, cgroup.into_seats()))
         }
         Fork::Parent(supervisor) => {
@@ -207,7 +209,7 @@ fn launch_and_watch(
     drop((layers, mounts));
     let confined = identity::give_up_host_ids(entered, &spec.identity, keeper)?;
     let stdio = launch::Stdio { stdin, stdout, stderr };
-    let contents = launch::Contents { spec, filters, stdio, secrets };
+    let contents = launch::Contents { spec, outside: keeper.outside, filters, stdio, secrets };
     let created = launch::create(&confined, &staged, contents, cgroup)?;
 
     watch::serve(control, created)

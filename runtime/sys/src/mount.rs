@@ -19,6 +19,9 @@ impl Attributes {
     /// No set-id execution, no device nodes: what every mount of a sandbox has.
     pub const BASE: Self = Self(libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV);
 
+    /// For the mount of one device node, which `nodev` would make useless.
+    pub const DEVICE: Self = Self(libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC);
+
     /// Adds "no writes".
     #[must_use]
     pub const fn read_only(self) -> Self {

@@ -9,13 +9,16 @@ use nix::unistd::execve;
 use palisade_sys::process::{Fork, exit_now, fork_single_threaded};
 
 use super::readback::Locked;
-use super::{Never, Outcome, Plan, reaper, say};
+use super::{Outcome, Plan, reaper, say};
 use crate::protocol::{Failure, FailureKind};
 
 const STEP: &str = "executing the server";
 
 /// Forks into reaper and server. Takes the proof of the whole lock-down.
-pub(super) fn run(_locked: Locked, plan: &Plan, environment: Vec<CString>) -> Result<Never, Failure> {
+///
+/// # Errors
+/// When the image has no such program, or it cannot be executed.
+pub fn run(_locked: Locked, plan: &Plan, environment: Vec<CString>) -> Result<Infallible, Failure> {
     let failed = |message: String| Failure { step: STEP.into(), message, kind: FailureKind::Host };
     // Before the fork, so that the child's end cannot be missed.
     reaper::signals().thread_block().map_err(|error| failed(error.to_string()))?;

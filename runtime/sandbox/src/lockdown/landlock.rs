@@ -4,11 +4,17 @@
 //! reach a place that is writable, writing still stops here. Every right of the spec's ABI is
 //! handled and must be fully enforced; TCP is handled with no port allowed, so that a server which
 //! found its way into another network namespace could still not connect.
+//!
+//! The kernel shows nothing of a Landlock domain in `/proc`, so whether it is there is found out by an
+//! attempt that mounts and modes allow and the domain forbids ([`prove`]).
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, mknod};
 
 use super::LockdownError;
 use super::privileges::NoNewPrivileges;
@@ -16,14 +22,18 @@ use crate::spec::{LandlockAccess, LandlockLine, LandlockRule};
 
 /// The domain is in force, or the policy gave it up on a kernel without Landlock.
 #[derive(Debug)]
-pub(super) struct Walled(());
+pub struct Walled(());
 
 const STEP: &str = "restricting with Landlock";
 
 /// The ABI that handles TCP (Linux 6.7).
 const NETWORK: u32 = 4;
 
-pub(super) fn restrict(_stuck: NoNewPrivileges, line: &LandlockLine) -> Result<Walled, LockdownError> {
+/// Step 5.
+///
+/// # Errors
+/// When a right of the spec's ABI is not enforced, or the attempt is not refused.
+pub fn restrict(_stuck: NoNewPrivileges, line: &LandlockLine) -> Result<Walled, LockdownError> {
     if line.abi == 0 {
         return Ok(Walled(()));
     }
@@ -47,8 +57,26 @@ pub(super) fn restrict(_stuck: NoNewPrivileges, line: &LandlockLine) -> Result<W
     }
     let status = created.restrict_self().map_err(failed)?;
     match (status.ruleset, status.no_new_privs) {
-        (RulesetStatus::FullyEnforced, true) => Ok(Walled(())),
+        (RulesetStatus::FullyEnforced, true) => prove(),
         (found, _) => Err(LockdownError::new(STEP, format!("the ruleset is {found:?}"))),
+    }
+}
+
+/// A file that no server has and that is made to be refused.
+const ATTEMPT: &str = "/tmp/.landlock";
+
+/// Tries to make a whiteout in `/tmp`, which is writable: a character device 0:0, which anybody may make
+/// since Linux 5.8 and no rule of ours allows. Landlock says EACCES before the file system is asked.
+fn prove() -> Result<Walled, LockdownError> {
+    match mknod(ATTEMPT, SFlag::S_IFCHR, Mode::S_IRUSR, 0) {
+        Err(Errno::EACCES) => Ok(Walled(())),
+        Err(other) => {
+            Err(LockdownError::new(STEP, format!("an attempt that must be refused with EACCES got {other}")))
+        }
+        Ok(()) => {
+            nix::unistd::unlink(ATTEMPT).map_err(|error| LockdownError::new(STEP, error))?;
+            Err(LockdownError::new(STEP, "an attempt that must be refused succeeded"))
+        }
     }
 }
 
@@ -66,9 +94,8 @@ fn rights(rule: &LandlockRule, abi: ABI) -> BitFlags<AccessFs> {
 
 /// The kernel refuses rights of directories on a file.
 fn is_file(rule: &LandlockRule) -> bool {
-    nix::sys::stat::stat(&rule.path).is_ok_and(|stat| {
-        nix::sys::stat::SFlag::S_IFMT.bits() & stat.st_mode != nix::sys::stat::SFlag::S_IFDIR.bits()
-    })
+    nix::sys::stat::stat(&rule.path)
+        .is_ok_and(|stat| SFlag::S_IFMT.bits() & stat.st_mode != SFlag::S_IFDIR.bits())
 }
 
 fn abi(version: u32) -> ABI {

@@ -11,18 +11,21 @@ use super::rlimits::Limited;
 
 /// Uid 0 means nothing to the kernel any more, and no later step can change that.
 #[derive(Debug)]
-pub(super) struct SecurebitsLocked(());
+pub struct SecurebitsLocked(());
 
 /// All five capability sets are empty.
 #[derive(Debug)]
-pub(super) struct NoCapability(());
+pub struct NoCapability(());
 
 /// `execve` can add no privilege.
 #[derive(Debug)]
-pub(super) struct NoNewPrivileges(());
+pub struct NoNewPrivileges(());
 
 /// Step 2. Without it, `execve` as uid 0 would fill the permitted set again (capabilities(7)).
-pub(super) fn lock_securebits(_limited: Limited) -> Result<SecurebitsLocked, LockdownError> {
+///
+/// # Errors
+/// Without `CAP_SETPCAP`, or when they read back as something else.
+pub fn lock_securebits(_limited: Limited) -> Result<SecurebitsLocked, LockdownError> {
     const STEP: &str = "locking the securebits";
     set_securebits(SECUREBITS_LOCKED).map_err(|error| LockdownError::new(STEP, error))?;
     match securebits() {
@@ -33,7 +36,10 @@ pub(super) fn lock_securebits(_limited: Limited) -> Result<SecurebitsLocked, Loc
 }
 
 /// Step 3. The bounding set first: shrinking it takes `CAP_SETPCAP`.
-pub(super) fn drop_last_capability(_locked: SecurebitsLocked) -> Result<NoCapability, LockdownError> {
+///
+/// # Errors
+/// When a set is not empty afterwards.
+pub fn drop_last_capability(_locked: SecurebitsLocked) -> Result<NoCapability, LockdownError> {
     const STEP: &str = "dropping the last capability";
     let failed = |error: caps::errors::CapsError| LockdownError::new(STEP, error);
     caps::drop(None, CapSet::Bounding, Capability::CAP_SETPCAP).map_err(failed)?;
@@ -51,7 +57,10 @@ pub(super) fn drop_last_capability(_locked: SecurebitsLocked) -> Result<NoCapabi
 }
 
 /// Step 4. libcontainer sets it as well and does not look at the result; this one is looked at.
-pub(super) fn forbid_new_privileges(_bare: NoCapability) -> Result<NoNewPrivileges, LockdownError> {
+///
+/// # Errors
+/// When it reads back as not set.
+pub fn forbid_new_privileges(_bare: NoCapability) -> Result<NoNewPrivileges, LockdownError> {
     const STEP: &str = "setting no_new_privs";
     nix::sys::prctl::set_no_new_privs().map_err(|error| LockdownError::new(STEP, error))?;
     match nix::sys::prctl::get_no_new_privs() {

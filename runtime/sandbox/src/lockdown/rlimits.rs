@@ -7,10 +7,13 @@ use crate::spec::{Rlimit, RlimitKind};
 
 /// The limits hold.
 #[derive(Debug)]
-pub(super) struct Limited(());
+pub struct Limited(());
 
 /// Sets each limit and reads it back. A limit that is already lower stays: it cannot be raised.
-pub(super) fn set(limits: &[Rlimit]) -> Result<Limited, LockdownError> {
+///
+/// # Errors
+/// When one reads back as something else.
+pub fn set(limits: &[Rlimit]) -> Result<Limited, LockdownError> {
     for limit in limits {
         let resource = resource(limit.kind);
         let failed = |error: nix::Error| {

@@ -114,7 +114,8 @@ fn expand_home(source: &Path, home: Option<&Path>) -> Result<PathBuf, ResolveErr
     }
 }
 
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// The devices that every sandbox has; none of them does anything.
+pub const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 pub(super) fn landlock_rules(mounts: &[Mount]) -> Vec<LandlockRule> {
     let mut rules = vec![LandlockRule { path: "/".into(), access: LandlockAccess::ReadExecute }];

@@ -16,6 +16,7 @@ use palisade_sys::dir::Dir;
 use palisade_sys::process::{Fork, exit_now, fork_single_threaded};
 
 use super::{During, StepError};
+use crate::lockdown::Namespaces;
 use crate::spec::{Identity, StartedBy};
 
 /// The process has a mount namespace of its own in which it may mount.
@@ -33,6 +34,8 @@ pub(super) struct Keeper<'a> {
     pub(super) socket: BorrowedFd<'a>,
     /// The keeper's process id.
     pub(super) pid: Pid,
+    /// The keeper's namespaces, which are the host's.
+    pub(super) outside: Namespaces,
 }
 
 impl Keeper<'_> {

@@ -16,7 +16,7 @@ use super::cgroup::Seats;
 use super::identity::Confined;
 use super::stage::{BUNDLE, STATE, Staged};
 use super::{During, StepError, oci};
-use crate::lockdown::{Plan, SandboxExecutor};
+use crate::lockdown::{Namespaces, Plan, SandboxExecutor};
 use crate::seccomp::CompiledFilter;
 use crate::spec::SandboxSpec;
 
@@ -31,6 +31,8 @@ pub(super) struct Stdio {
 /// What goes into the sandbox.
 pub(super) struct Contents {
     pub(super) spec: SandboxSpec,
+    /// The host's namespaces.
+    pub(super) outside: Namespaces,
     pub(super) filters: Vec<CompiledFilter>,
     pub(super) stdio: Stdio,
     /// The read end of the pipe that the secrets will come through.
@@ -53,11 +55,11 @@ pub(super) fn create(
     contents: Contents,
     cgroup: Seats,
 ) -> Result<Created, StepError> {
-    let Contents { spec, filters, stdio, secrets } = contents;
+    let Contents { spec, outside, filters, stdio, secrets } = contents;
     write_bundle(&spec)?;
     let (status, status_in_sandbox) = pipe2(OFlag::O_CLOEXEC).during("making the status pipe")?;
     let (alive, alive_end) = pipe2(OFlag::O_CLOEXEC).during("making the liveness pipe")?;
-    let plan = Plan { spec, filters, secrets, status: status_in_sandbox, supervisor_alive: alive };
+    let plan = Plan { spec, outside, filters, secrets, status: status_in_sandbox, supervisor_alive: alive };
     let executor = SandboxExecutor::new(Rc::new(plan));
     let container = cgroup.around(|| {
         ContainerBuilder::new("sandbox".to_owned(), SyscallType::default())

@@ -33,7 +33,7 @@ use palisade_sys::mount::{Attributes, attach, clone_tree, set_attributes, set_id
 
 use super::identity::{Entered, id_map_namespace};
 use super::{During, StepError};
-use crate::spec::{MountKind, SandboxSpec, StartedBy};
+use crate::spec::{DEVICES, MountKind, SandboxSpec, StartedBy};
 
 /// The supervisor's root is this and nothing else.
 #[derive(Debug)]
@@ -50,9 +50,6 @@ pub(crate) const STATE: &str = "/work/state";
 pub(crate) fn host_mount_path(index: usize) -> String {
     format!("/mounts/{index}")
 }
-
-/// The devices that every sandbox has; none of them does anything.
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// The tmpfs is mounted over this directory; every Linux system has it (hier(7)).
 const MOUNT_POINT: &str = "/tmp";
@@ -107,7 +104,9 @@ impl Sources {
             Ok(tree)
         };
         let device = |name: &'static str| -> io::Result<(&'static str, OwnedFd)> {
-            Ok((name, clone_path(&Path::new("/dev").join(name))?))
+            let tree = clone_path(&Path::new("/dev").join(name))?;
+            set_attributes(&tree, Attributes::DEVICE)?;
+            Ok((name, tree))
         };
         let host = spec.mounts.iter().filter_map(|mount| match mount.kind {
             MountKind::Host { write, .. } => Some(write),
