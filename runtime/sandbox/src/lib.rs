@@ -5,7 +5,8 @@
 //! ```text
 //! Policy + UnpackedRootfs + HostSupport ── SandboxSpec::resolve ──► SandboxSpec      pure
 //! SandboxSpec ── prepare ──► PreparedSandbox       descriptors opened, BPF compiled, no process yet
-//! PreparedSandbox ── spawn(Secrets) ──► RunningSandbox
+//! PreparedSandbox ── create ──► CreatedSandbox     locked down, waiting, without a secret
+//! CreatedSandbox ── start(Secrets) ──► RunningSandbox
 //! ```
 //!
 //! # Processes
@@ -45,6 +46,6 @@ pub mod spec;
 pub mod supervisor;
 
 pub use host::HostSupport;
-pub use launch::{ExitReport, PrepareError, PreparedSandbox, RunningSandbox, SpawnError};
+pub use launch::{CreatedSandbox, ExitReport, PrepareError, PreparedSandbox, RunningSandbox, SpawnError};
 pub use secret::{Secret, Secrets};
 pub use spec::{ResolveError, SandboxSpec};

@@ -5,7 +5,7 @@
 //! and gives its own, so that another order does not compile:
 //!
 //! ```text
-//! rlimits → securebits → no capability → no_new_privs → Landlock → seccomp → read back → execve
+//! rlimits → securebits → no capability → no_new_privs → Landlock → seccomp → read back → gate → execve
 //! ```
 //!
 //! This compiles:
@@ -88,7 +88,9 @@
 //! - *securebits* need `CAP_SETPCAP`, so they come before the last capability goes.
 //! - `no_new_privs` is what lets an unprivileged process install the two that follow.
 //! - *Landlock* before *seccomp*, whose list does not have the calls that make a ruleset.
-//! - *seccomp* last but for reading `/proc/self/status` back, which any server may do as well.
+//! - *seccomp* last but for reading `/proc/self` back, which any server may do as well.
+//! - At the *gate* the process waits until the supervisor, which has confined itself by then, lets it go.
+//!   Secrets are delivered after that, so a sandbox that waits in a pool holds none.
 //!
 //! Then the process forks: pid 1 stays as the reaper ([`reaper`]), the child becomes the server.
 //! There is no other way into the sandbox: the runtime specification that libcontainer gets names
@@ -135,15 +137,15 @@ pub struct Plan {
     pub(crate) secrets: OwnedFd,
     /// Where the outcome goes.
     pub(crate) status: OwnedFd,
-    /// End of file when the supervisor is gone.
-    pub(crate) supervisor_alive: OwnedFd,
+    /// One byte lets the server start; end of file means that the supervisor is gone.
+    pub(crate) gate: OwnedFd,
 }
 
 /// What the supervisor learns through the status pipe.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Outcome {
-    /// The lock-down holds; `execve` follows.
-    Running(LockdownReport),
+    /// The lock-down holds; `execve` follows when the gate opens.
+    Locked(Box<LockdownReport>),
     /// A step failed.
     Failed(Failure),
 }
@@ -203,11 +205,30 @@ fn run(plan: &Plan) -> Result<Infallible, Failure> {
         message: error.message,
         kind: crate::protocol::FailureKind::Host,
     };
-    // Secrets are put in place while the process may still write below /run/secrets.
-    let environment = secrets::deliver(plan).map_err(host)?;
+    // Opened while the process may still make files below /run/secrets; filled when all else is done.
+    let places = secrets::open_files(plan).map_err(host)?;
     let locked = lock_down(plan).map_err(host)?;
-    say(&plan.status, &Outcome::Running(locked.report().clone()));
+    say(&plan.status, &Outcome::Locked(Box::new(locked.report().clone())));
+    wait_at_gate(plan).map_err(host)?;
+    let environment = secrets::deliver(&locked, plan, places).map_err(host)?;
     exec::run(locked, plan, environment)
+}
+
+/// What the supervisor writes to let the server start.
+pub(crate) const GO: &[u8; 1] = b"g";
+
+/// Here a sandbox of the warm pool waits: locked down, without secrets, one `execve` away.
+fn wait_at_gate(plan: &Plan) -> Result<(), LockdownError> {
+    const STEP: &str = "waiting to be started";
+    let mut byte = [0];
+    loop {
+        match nix::unistd::read(&plan.gate, &mut byte) {
+            Ok(1) if byte == *GO => return Ok(()),
+            Ok(_) => return Err(LockdownError::new(STEP, "the supervisor is gone")),
+            Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(LockdownError::new(STEP, error)),
+        }
+    }
 }
 
 /// The line itself.
@@ -226,7 +247,7 @@ fn die_with_supervisor(plan: &Plan) -> Result<(), LockdownError> {
     const STEP: &str = "asking to die with the supervisor";
     nix::sys::prctl::set_pdeathsig(Some(Signal::SIGKILL)).map_err(|error| LockdownError::new(STEP, error))?;
     // Inside a pid namespace getppid(2) is 0 whether the parent lives or not; the pipe knows.
-    let mut fds = [PollFd::new(plan.supervisor_alive.as_fd(), PollFlags::POLLIN)];
+    let mut fds = [PollFd::new(plan.gate.as_fd(), PollFlags::POLLIN)];
     match poll(&mut fds, PollTimeout::ZERO) {
         Ok(0) => Ok(()),
         Ok(_) => Err(LockdownError::new(STEP, "the supervisor is gone")),

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! gateway ── Launch + descriptors ──► supervisor     stdin, stdout, stderr, secrets, layers, mounts
-//! gateway ◄── Created ────────────────               confined, waiting; or Failed
-//! gateway ── Start ──────────────────►               the secrets are in their pipe by now
+//! gateway ◄── Created ────────────────               locked down, waiting; or Failed
+//! gateway ── Start ──────────────────►               the secrets follow in their pipe
 //! gateway ◄── Started ────────────────               execve succeeded; or Failed
 //! gateway ── Stop ───────────────────►               or the socket closes: the same
 //! gateway ◄── Exited ─────────────────
@@ -45,17 +45,19 @@ pub enum Request {
 pub struct Launch {
     /// What is to be enforced.
     pub spec: SandboxSpec,
-    /// The compiled seccomp filters, in the order in which they are installed.
+    /// The compiled seccomp filters of the server, in the order in which they are installed.
     pub filters: Vec<CompiledFilter>,
+    /// The filter of the supervisor itself.
+    pub supervisor_filter: CompiledFilter,
 }
 
 /// From the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
-    /// The sandbox stands; nothing of the image has run.
-    Created,
-    /// The server runs, and this is what was read back before it did.
-    Started(LockdownReport),
+    /// The sandbox stands, locked down, and this is what was read back; nothing of the image has run.
+    Created(Box<LockdownReport>),
+    /// The server runs.
+    Started,
     /// It could not be done; nothing is left.
     Failed(Failure),
     /// The server has ended.

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 const BASE: &str = include_str!("seccomp/base.json");
 const NODE: &str = include_str!("seccomp/node.json");
 const PYTHON: &str = include_str!("seccomp/python.json");
+const SUPERVISOR: &str = include_str!("seccomp/supervisor.json");
 
 /// `ENOSYS`.
 const NOT_IMPLEMENTED: i32 = 38;
@@ -124,6 +125,20 @@ impl Allowlist {
         let allowlist = compile(&json!("allow"), &json!({ "errno": NOT_PERMITTED }), &allowed)?;
         Ok(vec![clone3, allowlist])
     }
+}
+
+/// The filter of the supervisor itself, once its sandbox stands. Another call ends it, and its sandbox
+/// with it: what asks for one is no longer our code.
+///
+/// # Errors
+/// Only when the list in this crate is broken.
+pub fn supervisor_filter() -> Result<CompiledFilter, FilterError> {
+    let mut rules: Vec<Rule> = serde_json::from_str(SUPERVISOR).map_err(FilterError::List)?;
+    rules.retain(|rule| rule.only.as_deref().is_none_or(|arch| arch == std::env::consts::ARCH));
+    let list = Allowlist { rules };
+    let allowed: Vec<Value> =
+        list.by_call().into_iter().flat_map(|(call, rules)| rules_of(call, &rules)).collect();
+    compile(&json!("allow"), &json!("kill_process"), &allowed)
 }
 
 /// A rule without conditions makes the others of its call pointless, and seccompiler wants a call to

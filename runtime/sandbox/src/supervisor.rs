@@ -12,7 +12,8 @@
 //! 2  stage     the same: a root of its own with nothing of the host but the policy's mounts
 //! 3  give up   (done in 1)                          user namespace, ids that belong to nobody
 //! 4  launch    the same: libcontainer, our executor
-//! 5  watch     the same: the control socket, pid 1
+//! 5  watch     the same: waits for the lock-down, then Landlock and seccomp for itself, then
+//!              the control socket and pid 1
 //! ```
 //!
 //! Root stays root for move 2 because only the owner of a 0700 store or home directory can look
@@ -27,6 +28,7 @@ mod cgroup;
 mod identity;
 mod launch;
 mod oci;
+mod seal;
 pub mod stage;
 mod watch;
 
@@ -44,6 +46,7 @@ use crate::protocol::{self, Failure, FailureKind, Launch, LaunchFds, Reply, Requ
 use crate::spec::MountKind;
 use cgroup::{Cgroup, Seats};
 use identity::Keeper;
+use seal::Walls;
 
 /// The hidden subcommand that the gateway starts.
 pub const ROLE: &str = "__supervise";
@@ -201,7 +204,7 @@ fn launch_and_watch(
 ) -> Result<(), StepError> {
     nix::sys::prctl::set_name(c"palisade-super").during("naming the supervisor")?;
     keeper.die_with_it()?;
-    let Launch { spec, filters } = launch;
+    let Launch { spec, filters, supervisor_filter } = launch;
     let LaunchFds { stdin, stdout, stderr, secrets, layers, mounts } = fds;
 
     let entered = identity::enter_mount_namespace(&spec.identity, keeper)?;
@@ -209,8 +212,9 @@ fn launch_and_watch(
     drop((layers, mounts));
     let confined = identity::give_up_host_ids(entered, &spec.identity, keeper)?;
     let stdio = launch::Stdio { stdin, stdout, stderr };
+    let walls = Walls { landlock_abi: spec.landlock.abi, filter: supervisor_filter };
     let contents = launch::Contents { spec, outside: keeper.outside, filters, stdio, secrets };
     let created = launch::create(&confined, &staged, contents, cgroup)?;
 
-    watch::serve(control, created)
+    watch::serve(control, created, &walls)
 }

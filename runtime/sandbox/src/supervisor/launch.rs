@@ -3,14 +3,17 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
 
-use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::notify_socket::NOTIFY_FILE;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, pipe2};
+
+use palisade_sys::process::pidfd_open;
 
 use super::cgroup::Seats;
 use super::identity::Confined;
@@ -39,13 +42,16 @@ pub(super) struct Contents {
     pub(super) secrets: OwnedFd,
 }
 
-/// A sandbox that stands and waits; nothing of the image has run.
+/// A sandbox that stands, on its way through the lock-down; nothing of the image has run.
 pub(super) struct Created {
-    container: Container,
     /// pid 1 of the sandbox, our child.
     pub(super) init: Pid,
+    /// The same, as a descriptor that never names another process.
+    pub(super) pidfd: OwnedFd,
     /// What the lock-down reports, and end of file once `execve` has succeeded.
     pub(super) status: File,
+    /// One byte into it lets the server start; its end, with this process, ends the sandbox.
+    pub(super) gate: File,
 }
 
 /// Builds the sandbox. Only a process that has given up the host's ids and paths may.
@@ -58,11 +64,11 @@ pub(super) fn create(
     let Contents { spec, outside, filters, stdio, secrets } = contents;
     write_bundle(&spec)?;
     let (status, status_in_sandbox) = pipe2(OFlag::O_CLOEXEC).during("making the status pipe")?;
-    let (alive, alive_end) = pipe2(OFlag::O_CLOEXEC).during("making the liveness pipe")?;
-    let plan = Plan { spec, outside, filters, secrets, status: status_in_sandbox, supervisor_alive: alive };
+    let (gate_in_sandbox, gate) = pipe2(OFlag::O_CLOEXEC).during("making the gate")?;
+    let plan = Plan { spec, outside, filters, secrets, status: status_in_sandbox, gate: gate_in_sandbox };
     let executor = SandboxExecutor::new(Rc::new(plan));
     let container = cgroup.around(|| {
-        ContainerBuilder::new("sandbox".to_owned(), SyscallType::default())
+        ContainerBuilder::new(NAME.to_owned(), SyscallType::default())
             .with_executor(executor)
             .with_stdin(stdio.stdin)
             .with_stdout(stdio.stdout)
@@ -75,17 +81,25 @@ pub(super) fn create(
             .build()
             .map_err(|error| StepError::new("building the sandbox", chain(&error)))
     })?;
-    // Held open until this process ends: pid 1 sees the end of file if that comes too early.
-    keep_until_exit(alive_end);
     let init = container.pid().ok_or_else(|| StepError::new("building the sandbox", "it has no process"))?;
-    Ok(Created { container, init: Pid::from_raw(init.as_raw()), status: status.into() })
+    let init = Pid::from_raw(init.as_raw());
+    let pidfd = pidfd_open(init).during("opening a descriptor of pid 1")?;
+    release()?;
+    Ok(Created { init, pidfd, status: status.into(), gate: gate.into() })
 }
 
-impl Created {
-    /// Lets pid 1 go on to the lock-down and `execve`.
-    pub(super) fn start(&mut self) -> Result<(), StepError> {
-        self.container.start().map_err(|error| StepError::new("starting the sandbox", chain(&error)))
-    }
+/// libcontainer's name for the one container that it sees.
+const NAME: &str = "sandbox";
+
+/// Lets pid 1 go on from libcontainer to our executor, which locks down and waits at its own gate.
+///
+/// `Container::start` would do the same and then write the state anew, which nobody reads: libcontainer
+/// waits for the end of file on the first connection.
+fn release() -> Result<(), StepError> {
+    const STEP: &str = "handing pid 1 over to the lock-down";
+    let socket = Path::new(STATE).join(NAME).join(NOTIFY_FILE);
+    drop(UnixStream::connect(socket).during(STEP)?);
+    Ok(())
 }
 
 fn write_bundle(spec: &SandboxSpec) -> Result<(), StepError> {
@@ -93,11 +107,6 @@ fn write_bundle(spec: &SandboxSpec) -> Result<(), StepError> {
     let bundle = palisade_sys::dir::Dir::open_ambient(Path::new(BUNDLE)).during("opening the bundle")?;
     let mut file = bundle.create_file(Path::new("config.json"), 0o600).during("writing the bundle")?;
     file.write_all(&json).during("writing the bundle")
-}
-
-#[expect(clippy::mem_forget, reason = "the descriptor's end is the process's end, by design")]
-fn keep_until_exit(fd: OwnedFd) {
-    std::mem::forget(fd);
 }
 
 /// An error with its causes in one line; libcontainer puts the reason in the source.

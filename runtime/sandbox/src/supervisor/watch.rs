@@ -1,56 +1,103 @@
 //! From "the sandbox stands" to its end: the supervisor's conversation with the gateway.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use palisade_sys::process::{pidfd_open, pidfd_signal};
+use palisade_sys::process::pidfd_signal;
 
 use super::launch::Created;
+use super::seal::{Sealed, Walls, seal};
 use super::{During, StepError};
-use crate::lockdown::Outcome;
+use crate::lockdown::{GO, Outcome};
 use crate::protocol::{self, Exit, Failure, FailureKind, Reply, Request};
 
-/// Serves one sandbox until it has ended.
-pub(super) fn serve(control: &OwnedFd, mut created: Created) -> Result<(), StepError> {
-    let pidfd = pidfd_open(created.init).during("opening a descriptor of pid 1")?;
-    reply(control, &Reply::Created)?;
+/// Waits for the lock-down, confines this process, and only then serves: from here on there may be
+/// hostile code at the other end.
+pub(super) fn serve(control: &OwnedFd, mut created: Created, walls: &Walls) -> Result<(), StepError> {
+    let report = match first_word(&mut created.status)? {
+        Outcome::Locked(report) => report,
+        Outcome::Failed(failure) => return give_up(control, &created, failure),
+    };
+    let sealed = seal(walls)?;
+    reply(control, &Reply::Created(report))?;
     if !matches!(next_request(control)?, Some(Request::Start)) {
-        return end(&pidfd, created.init);
+        return end(&created);
     }
-    created.start()?;
-    match outcome(&mut created)? {
-        Outcome::Running(report) => reply(control, &Reply::Started(report))?,
-        Outcome::Failed(failure) => {
-            end(&pidfd, created.init)?;
-            return reply(control, &Reply::Failed(failure));
-        }
+    open_gate(&sealed, &mut created)?;
+    if let Some(failure) = last_word(&mut created.status)? {
+        return give_up(control, &created, failure);
     }
-    let exit = watch(control, &pidfd, &created)?;
+    reply(control, &Reply::Started)?;
+    let exit = watch(control, &created)?;
     reply(control, &Reply::Exited(exit))
 }
 
-/// A lock-down report is some 600 bytes, a failure less.
-const STATUS_MAX: u64 = 16 * 1024;
+fn give_up(control: &OwnedFd, created: &Created, failure: Failure) -> Result<(), StepError> {
+    end(created)?;
+    reply(control, &Reply::Failed(failure))
+}
 
-/// Reads what the lock-down says; the pipe closes when `execve` succeeds or the process ends.
-fn outcome(created: &mut Created) -> Result<Outcome, StepError> {
-    const STEP: &str = "waiting for the server to be executed";
-    let mut text = Vec::new();
-    #[expect(clippy::disallowed_methods, reason = "bounded by take")]
-    (&created.status).take(STATUS_MAX).read_to_end(&mut text).during(STEP)?;
-    // One JSON value a line; a failure after the report is the last word.
-    let last = text.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty());
-    match last {
-        Some(line) => serde_json::from_slice(line).during(STEP),
-        None => Ok(Outcome::Failed(Failure {
-            step: STEP.into(),
-            message: "pid 1 of the sandbox ended without a word".into(),
-            kind: FailureKind::Host,
-        })),
+/// The server starts. Takes the proof that this process is confined.
+fn open_gate(_sealed: &Sealed, created: &mut Created) -> Result<(), StepError> {
+    created.gate.write_all(GO).during("starting the server")
+}
+
+/// A lock-down report is some 900 bytes, a failure less.
+const STATUS_MAX: usize = 16 * 1024;
+
+const LOCKING: &str = "waiting for the lock-down";
+const EXECUTING: &str = "waiting for the server to be executed";
+
+/// The lock-down's line: it holds, or why not.
+fn first_word(status: &mut File) -> Result<Outcome, StepError> {
+    match next_line(status, LOCKING)? {
+        Some(line) => serde_json::from_slice(&line).during(LOCKING),
+        None => Ok(Outcome::Failed(silent(LOCKING))),
+    }
+}
+
+/// Nothing when `execve` has succeeded, which closes the pipe; otherwise why it has not.
+fn last_word(status: &mut File) -> Result<Option<Failure>, StepError> {
+    match next_line(status, EXECUTING)? {
+        None => Ok(None),
+        Some(line) => match serde_json::from_slice(&line).during(EXECUTING)? {
+            Outcome::Failed(failure) => Ok(Some(failure)),
+            Outcome::Locked(_) => Ok(Some(silent(EXECUTING))),
+        },
+    }
+}
+
+fn silent(step: &str) -> Failure {
+    Failure {
+        step: step.into(),
+        message: "pid 1 of the sandbox ended without a word".into(),
+        kind: FailureKind::Host,
+    }
+}
+
+/// One line without its end, or nothing at the end of the pipe. The writer writes a line at once.
+fn next_line(status: &mut File, step: &'static str) -> Result<Option<Vec<u8>>, StepError> {
+    let mut line = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let length = status.read(&mut part).during(step)?;
+        let read = part.get(..length).unwrap_or_default();
+        line.extend_from_slice(read);
+        if line.last() == Some(&b'\n') {
+            line.truncate(line.len().saturating_sub(1));
+            return Ok(Some(line));
+        }
+        match (length, line.is_empty()) {
+            (0, true) => return Ok(None),
+            (0, false) => return Err(StepError::new(step, "a line that was cut short")),
+            _ if line.len() > STATUS_MAX => return Err(StepError::new(step, "a line that is too long")),
+            _ => {}
+        }
     }
 }
 
@@ -72,8 +119,9 @@ fn next_request(control: &OwnedFd) -> Result<Option<Request>, StepError> {
 }
 
 /// Waits for pid 1 to end, or for the gateway to want that or be gone.
-fn watch(control: &OwnedFd, pidfd: &OwnedFd, created: &Created) -> Result<Exit, StepError> {
+fn watch(control: &OwnedFd, created: &Created) -> Result<Exit, StepError> {
     const STEP: &str = "waiting for the server";
+    let pidfd = &created.pidfd;
     let mut kill_at: Option<Instant> = None;
     loop {
         let mut fds =
@@ -136,14 +184,14 @@ fn from_reaper(status: i32) -> Exit {
     }
 }
 
-fn end(pidfd: &OwnedFd, init: nix::unistd::Pid) -> Result<(), StepError> {
-    match pidfd_signal(pidfd, Signal::SIGKILL) {
+fn end(created: &Created) -> Result<(), StepError> {
+    match pidfd_signal(&created.pidfd, Signal::SIGKILL) {
         Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
             return Err(StepError::new("killing the sandbox", error));
         }
         Ok(()) | Err(_) => {}
     }
-    waitpid(init, None).map(|_status| ()).during("waiting for pid 1")
+    waitpid(created.init, None).map(|_status| ()).during("waiting for pid 1")
 }
 
 #[expect(clippy::as_conversions, reason = "nix gives the number of a signal no other way")]
