@@ -22,17 +22,17 @@ use palisade_image::{
 };
 use palisade_policy::{Degradation, Policy};
 use palisade_sandbox::launch::SandboxProcess;
+use palisade_sandbox::lockdown::LockdownReport;
 use palisade_sandbox::protocol::{Exit, FailureKind};
 use palisade_sandbox::spec::{ImageFacts, ResolveInput};
-use palisade_sandbox::{
-    HostSupport, PreparedSandbox, ResolveError, SandboxSpec, Secret, Secrets, SpawnError,
-};
+use palisade_sandbox::{HostSupport, ResolveError, SandboxSpec, Secret, Secrets, SpawnError};
 use palisade_sys::dir::{open_ambient_file, read_all_bounded, read_ambient_bounded};
 use serde_json::json;
 
 use crate::cli::Start;
 use crate::environment::Environment;
 use crate::failure::{Failure, Status};
+use crate::warm::WarmPool;
 
 /// A policy with the folder that its relative paths are in.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ fn resolve_failure(error: &ResolveError) -> Failure {
 /// A server that can be started, any number of times.
 pub(crate) struct PreparedServer {
     policy: Arc<Policy>,
-    sandbox: PreparedSandbox,
+    sandboxes: Arc<WarmPool>,
     /// Keeps the layers from being removed while the server may run.
     rootfs: UnpackedRootfs,
     secrets: Secrets,
@@ -150,7 +150,8 @@ pub(crate) fn prepare(
     let sandbox = spec
         .prepare(loaded.policy.syscalls.baseline, &rootfs)
         .map_err(|error| Failure::new(Status::Failed, &error, error.hint()))?;
-    Ok(PreparedServer { policy: Arc::new(loaded.policy), sandbox, rootfs, secrets })
+    let sandboxes = Arc::new(WarmPool::new(sandbox));
+    Ok(PreparedServer { policy: Arc::new(loaded.policy), sandboxes, rootfs, secrets })
 }
 
 /// What `--secret-file` or `--secret-env` say, each name once.
@@ -270,7 +271,7 @@ impl PreparedServer {
 
     /// What will be enforced.
     pub(crate) fn spec(&self) -> &SandboxSpec {
-        self.sandbox.spec()
+        self.sandboxes.spec()
     }
 
     /// What was proved of the image.
@@ -278,28 +279,30 @@ impl PreparedServer {
         self.rootfs.evidence()
     }
 
+    /// Keeps as many sandboxes ready as the policy asks for, from now on.
+    pub(crate) fn keep_warm(&self) {
+        self.sandboxes.keep(self.policy.lifecycle.warm);
+    }
+
     /// What the audit log says of a start.
-    fn facts(&self) -> serde_json::Value {
+    fn facts(&self, report: &LockdownReport) -> serde_json::Value {
         json!({
             "image": self.spec().image_digest,
             "spec": self.spec().digest(),
             "evidence": self.evidence(),
             "enforcement": self.spec().enforcement,
+            "lockdown": report,
         })
     }
 }
 
 impl Launch for PreparedServer {
     fn launch(&self) -> Result<Launched, LaunchError> {
-        let running = self.sandbox.spawn(&self.secrets).map_err(|error| launch_error(error.hint(), error))?;
+        let running =
+            self.sandboxes.start(&self.secrets).map_err(|error| launch_error(error.hint(), error))?;
+        let facts = self.facts(&running.report);
         let (stdin, stdout, stderr, process) = running.into_parts();
-        Ok(Launched {
-            stdin,
-            stdout,
-            stderr,
-            process: Box::new(SandboxedServer(process)),
-            facts: self.facts(),
-        })
+        Ok(Launched { stdin, stdout, stderr, process: Box::new(SandboxedServer(process)), facts })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The map of the crate, in reading order: [`cli`] (every flag, once), [`environment`] (the only place
 //! that reads the environment), [`assemble`] (from a policy file to a server that can be started: the
-//! page to read first), [`commands`] (one file for each command), [`failure`] (how an error is shown
+//! page to read first), [`warm`] (sandboxes that are kept ready), [`commands`] (one file for each command), [`failure`] (how an error is shown
 //! and which status it gives).
 //!
 //! The binary has two more roles, which only our own processes start: `__supervise`
@@ -17,6 +17,7 @@ mod commands;
 mod environment;
 mod failure;
 mod output;
+mod warm;
 
 use std::process::ExitCode;
 

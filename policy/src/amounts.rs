@@ -33,7 +33,7 @@ pub(crate) fn lifecycle(
     at: &At<'_>,
     findings: &mut Findings,
 ) -> Option<Lifecycle> {
-    let written::Lifecycle { start, start_timeout, stop_timeout, instances: None, idle_timeout: None } =
+    let written::Lifecycle { start, start_timeout, stop_timeout, warm, instances: None, idle_timeout: None } =
         lifecycle;
     let start_timeout = start_timeout.map_or(Some(defaults::START_TIMEOUT), |text| {
         timeout(&text, &at.key("start_timeout"), &defaults::START_TIMEOUT_RANGE, findings)
@@ -45,6 +45,7 @@ pub(crate) fn lifecycle(
         start: start.unwrap_or(defaults::START),
         start_timeout: start_timeout?,
         stop_timeout: stop_timeout?,
+        warm: warm.unwrap_or(defaults::WARM),
     })
 }
 

@@ -52,8 +52,8 @@ pub use crate::error::{Finding, PolicyError, Related, Rule};
 pub use crate::name::{NameError, SecretName, ServerName};
 pub use crate::policy::{
     Access, Baseline, CanonicalJsonError, Degradation, Filesystem, ImagePolicy, ImageTrust, KeySource,
-    Lifecycle, Limits, MountGrant, Policy, SecretDelivery, SecretGrant, Signer, Start, Syscalls, Tlog,
-    defaults,
+    Landlock, Lifecycle, Limits, MountGrant, Policy, SecretDelivery, SecretGrant, Signer, Start, Syscalls,
+    Tlog, defaults,
 };
 pub use crate::reference::reference_markdown;
 pub use crate::schema::schema;

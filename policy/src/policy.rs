@@ -32,6 +32,8 @@ pub struct Policy {
     pub secrets: Vec<SecretGrant>,
     /// Which system calls the server may make.
     pub syscalls: Syscalls,
+    /// The second wall around files, ports and signals.
+    pub landlock: Landlock,
     /// How much of the host the server may use.
     pub limits: Limits,
     /// Which tools clients may call.
@@ -171,6 +173,13 @@ pub enum Baseline {
     Python,
 }
 
+/// The second wall around files, ports and signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Landlock {
+    /// The oldest ABI that is good enough.
+    pub minimum_abi: u32,
+}
+
 /// How much of the host the server and everything that it starts may use, together unless it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Limits {
@@ -200,6 +209,8 @@ pub struct Lifecycle {
     /// From end of input to SIGTERM, and from there to SIGKILL. Whole milliseconds.
     #[serde(rename = "stop_timeout_ms", serialize_with = "whole_milliseconds")]
     pub stop_timeout: Duration,
+    /// Sandboxes that are kept ready behind a gateway.
+    pub warm: u32,
 }
 
 /// When a server starts.
@@ -283,6 +294,16 @@ pub mod defaults {
     pub const START_TIMEOUT: Duration = Duration::from_secs(30);
     /// `lifecycle.stop_timeout`: half of what `docker stop` gives, for servers without state of their own.
     pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+    /// `lifecycle.warm`: who does not ask for it does not pay for it.
+    pub const WARM: u32 = 0;
+    /// Most of `lifecycle.warm`: a gateway has one running instance of a server, so that even a server that
+    /// crashes at once is replaced faster than this is used up.
+    pub const WARM_MAX: u32 = 16;
+    /// `landlock.minimum_abi`: without the right to truncate (ABI 3), a file that may only be read can still
+    /// be emptied.
+    pub const LANDLOCK_ABI: u32 = 3;
+    /// Most of `landlock.minimum_abi`: the newest that this version knows the rights of.
+    pub const LANDLOCK_ABI_MAX: u32 = 9;
     /// `filesystem.mounts[].access`.
     pub const ACCESS: Access = Access::ReadOnly;
     /// `syscalls.baseline`: the shortest list.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Finding, Findings, Rule, quoted};
 use crate::node::At;
-use crate::policy::{Degradation, Filesystem, Policy, Syscalls, defaults};
+use crate::policy::{Degradation, Filesystem, Landlock, Policy, Syscalls, defaults};
 use crate::tools::{ToolPattern, Tools};
 use crate::written::{self, Network, PolicyFile};
 use crate::{amounts, environment, image, mounts};
@@ -25,6 +25,7 @@ pub(crate) fn resolve(file: PolicyFile, root: &At<'_>, findings: &mut Findings) 
         filesystem,
         secrets,
         syscalls,
+        landlock,
         limits,
         tools: tool_patterns,
         lifecycle,
@@ -38,6 +39,8 @@ pub(crate) fn resolve(file: PolicyFile, root: &At<'_>, findings: &mut Findings) 
     let mounts = filesystem.and_then(|written::Filesystem { mounts }| mounts).unwrap_or_default();
     let mounts = mounts::resolve(mounts, &root.key("filesystem").key("mounts"), findings);
     let baseline = syscalls.and_then(|written::Syscalls { baseline }| baseline).unwrap_or(defaults::BASELINE);
+    let minimum_abi =
+        landlock.and_then(|written::Landlock { minimum_abi }| minimum_abi).unwrap_or(defaults::LANDLOCK_ABI);
     let limits = amounts::limits(limits.unwrap_or_default(), &root.key("limits"), findings);
     let tools = tools(tool_patterns.unwrap_or_default(), &root.key("tools"), findings);
     let lifecycle = amounts::lifecycle(lifecycle.unwrap_or_default(), &root.key("lifecycle"), findings);
@@ -50,6 +53,7 @@ pub(crate) fn resolve(file: PolicyFile, root: &At<'_>, findings: &mut Findings) 
         filesystem: Filesystem { mounts: mounts? },
         secrets: secrets?,
         syscalls: Syscalls { baseline },
+        landlock: Landlock { minimum_abi },
         limits: limits?,
         tools: tools?,
         lifecycle: lifecycle?,

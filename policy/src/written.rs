@@ -60,6 +60,8 @@ pub(crate) struct PolicyFile {
     pub(crate) secrets: Option<Vec<Secret>>,
     /// Which system calls the server may make.
     pub(crate) syscalls: Option<Syscalls>,
+    /// The second wall around files, ports and signals.
+    pub(crate) landlock: Option<Landlock>,
     /// How much of the host the server may use.
     pub(crate) limits: Option<Limits>,
     /// Which tools clients may see and call.
@@ -198,6 +200,20 @@ pub(crate) struct Syscalls {
     pub(crate) baseline: Option<Baseline>,
 }
 
+/// The second wall around files, ports and signals, inside the mount namespace.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Landlock {
+    /// The oldest ABI of Landlock that is good enough. 3 (Linux 6.2) makes read-only mean it, 4 (6.7) adds TCP
+    /// ports, 5 (6.10) ioctl on devices, 6 (6.12) signals and abstract sockets. Newer rights are used wherever
+    /// the kernel has them. A host below it is refused, unless `accept_degraded` names `landlock`.
+    #[schemars(
+        extend("default" = defaults::LANDLOCK_ABI),
+        range(min = defaults::LANDLOCK_ABI, max = defaults::LANDLOCK_ABI_MAX)
+    )]
+    pub(crate) minimum_abi: Option<u32>,
+}
+
 /// How much of the host the server, with everything that it starts, may use.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -284,6 +300,11 @@ pub(crate) struct Lifecycle {
         length(max = size::AMOUNT_MAX)
     )]
     pub(crate) stop_timeout: Option<String>,
+    /// How many sandboxes are kept ready behind `gateway run`, built and locked down, without secrets, so that
+    /// a start takes a millisecond. Each costs some megabytes of memory. `palisade run` keeps none: it starts
+    /// its server at once, and once.
+    #[schemars(extend("default" = defaults::WARM), range(max = defaults::WARM_MAX))]
+    pub(crate) warm: Option<u32>,
     /// Whether clients share one running server.
     #[schemars(extend("x-palisade-instead" = "remove it"))]
     pub(crate) instances: Option<Pending>,

@@ -59,7 +59,7 @@ fn render(policy: &Policy, spec: &SandboxSpec, missing: Option<&str>) -> Result<
     writeln!(out, "server {}  (spec {})", spec.server, spec.digest())?;
     image_section(out, policy, spec, missing)?;
     identity_section(out, spec)?;
-    mounts_section(out, spec)?;
+    mounts_section(out, policy, spec)?;
     network_section(out, policy, spec)?;
     secrets_section(out, spec)?;
     calls_section(out, policy, spec)?;
@@ -130,7 +130,8 @@ fn identity_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
     writeln!(out, "  namespaces of its own: {}", spec.namespaces.join(", "))
 }
 
-fn mounts_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
+fn mounts_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std::fmt::Result {
+    let minimum_abi = policy.landlock.minimum_abi;
     writeln!(out, "\nmounts ({})", spec.mounts.len())?;
     for mount in &spec.mounts {
         let what = match &mount.kind {
@@ -147,7 +148,7 @@ fn mounts_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
         };
         writeln!(out, "  {:<14} {what}  [{}]", mount.target.display(), mount.flags.join(","))?;
     }
-    writeln!(out, "\nlandlock (ABI {})", spec.landlock.abi)?;
+    writeln!(out, "\nlandlock (ABI {}, at least {minimum_abi})", spec.landlock.abi)?;
     for rule in &spec.landlock.rules {
         let access = match rule.access {
             LandlockAccess::ReadExecute => "read, execute",
@@ -216,6 +217,7 @@ fn limits_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std:
     for limit in &spec.rlimits {
         writeln!(out, "  rlimit         {:?} {}", limit.kind, limit.value)?;
     }
+    writeln!(out, "  kept ready     {} behind a gateway", policy.lifecycle.warm)?;
     writeln!(out, "  start          within {:?}", policy.lifecycle.start_timeout)?;
     writeln!(
         out,

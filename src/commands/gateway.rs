@@ -75,7 +75,9 @@ pub(super) fn run_many(options: &GatewayRun, store: Option<&Path>, environment: 
     no_stranger(&loaded.iter().map(|loaded| &loaded.policy).collect::<Vec<_>>(), &options.start)?;
     let mut servers = Vec::new();
     for policy in loaded {
-        servers.push(entry(prepare(&store, policy, &host, environment, &options.start)?));
+        let server = prepare(&store, policy, &host, environment, &options.start)?;
+        server.keep_warm();
+        servers.push(entry(server));
     }
     let token = match options.transport {
         cli::Transport::Stdio => None,

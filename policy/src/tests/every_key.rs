@@ -23,11 +23,12 @@ fn full() -> Value {
         "filesystem": { "mounts": [{ "source": "/a", "target": "/b", "access": "read-only" }] },
         "secrets": [{ "name": "t", "env": "T" }, { "name": "u", "file": "/run/secrets/u" }],
         "syscalls": { "baseline": "static" },
+        "landlock": { "minimum_abi": 4 },
         "limits": {
             "memory": "1GiB", "cpus": 2, "pids": 65, "open_files": 513, "file_size": "2GiB", "tmp": "65MiB"
         },
         "tools": { "allow": ["a"], "deny": ["b"] },
-        "lifecycle": { "start": "at-start", "start_timeout": "10s", "stop_timeout": "6s" },
+        "lifecycle": { "start": "at-start", "start_timeout": "10s", "stop_timeout": "6s", "warm": 1 },
         "accept_degraded": ["memory"]
     })
 }
@@ -57,6 +58,7 @@ fn changes() -> BTreeMap<&'static str, (Value, Outcome)> {
         ("/secrets/0/header", (json!({}), Refused)),
         ("/secrets/0/placeholder_env", (json!("P"), Refused)),
         ("/syscalls/baseline", (json!("node"), Different)),
+        ("/landlock/minimum_abi", (json!(6), Different)),
         ("/limits/memory", (json!("3GiB"), Different)),
         ("/limits/cpus", (json!(2.5), Different)),
         ("/limits/pids", (json!(66), Different)),
@@ -69,6 +71,7 @@ fn changes() -> BTreeMap<&'static str, (Value, Outcome)> {
         ("/lifecycle/start", (json!("on-demand"), Different)),
         ("/lifecycle/start_timeout", (json!("11s"), Different)),
         ("/lifecycle/stop_timeout", (json!("7s"), Different)),
+        ("/lifecycle/warm", (json!(2), Different)),
         ("/lifecycle/instances", (json!("shared"), Refused)),
         ("/lifecycle/idle_timeout", (json!("1m"), Refused)),
         ("/accept_degraded", (json!(["pids"]), Different)),

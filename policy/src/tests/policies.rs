@@ -70,6 +70,7 @@ fn the_smallest_file_grants_nothing() {
         filesystem: Filesystem { mounts: vec![] },
         secrets: vec![],
         syscalls: Syscalls { baseline: Baseline::Static },
+        landlock: Landlock { minimum_abi: 3 },
         limits: Limits {
             memory: ByteSize::mebibytes(512),
             cpus: Cpus::from_milli(1000),
@@ -83,6 +84,7 @@ fn the_smallest_file_grants_nothing() {
             start: Start::OnDemand,
             start_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(5),
+            warm: 0,
         },
         accept_degraded: BTreeSet::new(),
     };

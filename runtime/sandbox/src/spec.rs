@@ -160,7 +160,7 @@ pub enum ResolveError {
     Landlock {
         /// The kernel's.
         found: u32,
-        /// The least that makes read-only mean it.
+        /// The policy's `landlock.minimum_abi`.
         needed: u32,
     },
     /// overlayfs is absent.
@@ -195,7 +195,7 @@ impl ResolveError {
             Self::UserNamespaces { remedy, .. } => Some(remedy.clone()),
             Self::Seccomp => Some("use a kernel with CONFIG_SECCOMP_FILTER=y".into()),
             Self::Landlock { .. } => Some(
-                "boot with `lsm=landlock,…` on Linux 6.2 or later, or write `accept_degraded: [landlock]` in the policy"
+                "boot with `lsm=landlock,…` on a newer Linux (ABI 3: 6.2, ABI 6: 6.12), lower `landlock.minimum_abi`, or write `accept_degraded: [landlock]` in the policy"
                     .into(),
             ),
             Self::Overlayfs => Some("load the module: `modprobe overlay`".into()),
@@ -244,7 +244,7 @@ impl SandboxSpec {
             },
             secrets: policy.secrets.iter().map(secret_line).collect(),
             rlimits: limits::rlimits(policy),
-            enforcement: enforcement::lines(&cgroup, landlock_abi),
+            enforcement: enforcement::lines(policy, &cgroup, landlock_abi),
             stop_grace_ms: u64::try_from(policy.lifecycle.stop_timeout.as_millis()).unwrap_or(u64::MAX),
             mounts,
             seccomp,

@@ -52,10 +52,6 @@ pub enum State {
     },
 }
 
-/// The least Landlock ABI (Linux 6.2): without the right to truncate, a file on a read-only
-/// rule can still be emptied.
-const LANDLOCK_MINIMUM: u32 = 3;
-
 /// The newest ABI whose rights this version handles.
 const LANDLOCK_NEWEST: u32 = 9;
 
@@ -64,14 +60,15 @@ pub(super) const LANDLOCK_SCOPES: u32 = 6;
 
 /// The ABI that will be required in full; 0 for none, where the policy accepts that.
 pub(super) fn landlock_abi(policy: &Policy, host: &HostSupport) -> Result<u32, ResolveError> {
-    if host.landlock_abi < LANDLOCK_MINIMUM && !policy.accept_degraded.contains(&Degradation::Landlock) {
-        return Err(ResolveError::Landlock { found: host.landlock_abi, needed: LANDLOCK_MINIMUM });
+    let needed = policy.landlock.minimum_abi;
+    if host.landlock_abi < needed && !policy.accept_degraded.contains(&Degradation::Landlock) {
+        return Err(ResolveError::Landlock { found: host.landlock_abi, needed });
     }
     Ok(host.landlock_abi.min(LANDLOCK_NEWEST))
 }
 
 /// All promises of a sandbox.
-pub(super) fn lines(cgroup: &CgroupLimits, landlock_abi: u32) -> Vec<Enforcement> {
+pub(super) fn lines(policy: &Policy, cgroup: &CgroupLimits, landlock_abi: u32) -> Vec<Enforcement> {
     let enforced = |what: &str, by| Enforcement { what: what.into(), by, state: State::Enforced };
     let mut lines = vec![
         enforced("sees only its own processes, mounts, hostname, IPC objects and cgroup", Layer::Namespace),
@@ -85,7 +82,7 @@ pub(super) fn lines(cgroup: &CgroupLimits, landlock_abi: u32) -> Vec<Enforcement
         enforced("makes only the system calls of its baseline", Layer::Seccomp),
         enforced("limits on open files, file size and core dumps", Layer::Rlimit),
     ];
-    lines.push(landlock_line(landlock_abi));
+    lines.push(landlock_line(landlock_abi, policy.landlock.minimum_abi));
     lines.extend([
         cgroup_line("memory", cgroup, cgroup.memory_bytes),
         cgroup_line("cpus", cgroup, cgroup.cpu_millis),
@@ -94,13 +91,15 @@ pub(super) fn lines(cgroup: &CgroupLimits, landlock_abi: u32) -> Vec<Enforcement
     lines
 }
 
-fn landlock_line(abi: u32) -> Enforcement {
+fn landlock_line(abi: u32, needed: u32) -> Enforcement {
     let what = "writes only where the policy mounts write access, and below /tmp and /dev/shm".into();
-    let state = if abi >= LANDLOCK_MINIMUM {
+    let state = if abi >= needed {
         State::Enforced
     } else {
         State::Degraded {
-            reason: format!("the kernel offers Landlock ABI {abi}; read-only mounts still hold"),
+            reason: format!(
+                "the kernel offers Landlock ABI {abi}, the policy wants {needed}; read-only mounts still hold"
+            ),
         }
     };
     Enforcement { what, by: Layer::Landlock, state }
