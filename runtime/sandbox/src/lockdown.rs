@@ -200,6 +200,7 @@ impl Executor for SandboxExecutor {
 }
 
 fn run(plan: &Plan) -> Result<Infallible, Failure> {
+    name_pid_one();
     let host = |error: LockdownError| Failure {
         step: error.step.into(),
         message: error.message,
@@ -212,6 +213,12 @@ fn run(plan: &Plan) -> Result<Infallible, Failure> {
     wait_at_gate(plan).map_err(host)?;
     let environment = secrets::deliver(&locked, plan, places).map_err(host)?;
     exec::run(locked, plan, environment)
+}
+
+/// What `ps` shows; libcontainer had a name of its own for it.
+fn name_pid_one() {
+    // A name is for people, and its absence harms nobody.
+    if nix::sys::prctl::set_name(c"palisade-init").is_err() {}
 }
 
 /// What the supervisor writes to let the server start.
