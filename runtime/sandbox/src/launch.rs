@@ -17,10 +17,10 @@ use palisade_sys::child::{RoleProcess, spawn_self};
 use palisade_sys::dir::{open_ambient_path, open_without_links, path_of};
 
 use crate::lockdown::LockdownReport;
-use crate::protocol::{self, Exit, Failure, Launch, LaunchFds, MESSAGE_MAX, Reply, Request};
+use crate::protocol::{self, Exit, Failure, Launch, LaunchFds, MESSAGE_MAX, MemoryLimitBy, Reply, Request};
 use crate::seccomp::{CompiledFilter, FilterError};
 use crate::secret::Secrets;
-use crate::spec::{MountKind, SandboxSpec};
+use crate::spec::{BY_RLIMITS, FoundLimit, MountKind, SandboxSpec};
 use crate::supervisor::ROLE;
 
 /// A sandbox whose parts are all at hand; nothing has been started.
@@ -201,6 +201,8 @@ pub struct RunningSandbox {
     pub stderr: OwnedFd,
     /// What was read back inside the sandbox before the server started.
     pub report: LockdownReport,
+    /// What was read back of its cgroup.
+    pub limits: Vec<FoundLimit>,
     process: SandboxProcess,
 }
 
@@ -212,6 +214,7 @@ pub struct SandboxProcess {
     keeper: Child,
     grace: Duration,
     exit: Option<Exit>,
+    over_memory: Option<MemoryLimitBy>,
 }
 
 /// How a server ended.
@@ -219,6 +222,8 @@ pub struct SandboxProcess {
 pub struct ExitReport {
     /// Its status or signal; `None` when the supervisor itself was killed.
     pub exit: Option<Exit>,
+    /// Whether it was ended, or a process of it, because it used more memory than it may.
+    pub over_memory: Option<MemoryLimitBy>,
 }
 
 /// Longest time from start to "the sandbox stands", 100 times what was measured on a busy machine;
@@ -252,10 +257,16 @@ impl PreparedSandbox {
         let (theirs, ours) = pipes().map_err(lost("could not get its pipes"))?;
         let RoleProcess { child, control } = spawn_self(ROLE).map_err(lost("could not be started"))?;
         let grace = Duration::from_millis(self.spec.stop_grace_ms);
-        let mut process =
-            SandboxProcess { server: server.clone(), control, keeper: child, grace, exit: None };
+        let mut process = SandboxProcess {
+            server: server.clone(),
+            control,
+            keeper: child,
+            grace,
+            exit: None,
+            over_memory: None,
+        };
         self.hand_over(&process, theirs).map_err(lost("went away"))?;
-        process.expect_created()?;
+        let limits = process.expect_created()?;
         // The server reads until end of file, so the pipe's capacity does not limit the secrets:
         // it is running by the time we write.
         process.ask(&Request::Start)?;
@@ -263,7 +274,8 @@ impl PreparedSandbox {
         pipe.write_all(&payload).map_err(|source| process.lost("went away", source))?;
         drop(pipe);
         let report = process.expect_started()?;
-        Ok(RunningSandbox { stdin: ours.stdin, stdout: ours.stdout, stderr: ours.stderr, report, process })
+        let (stdin, stdout, stderr) = (ours.stdin, ours.stdout, ours.stderr);
+        Ok(RunningSandbox { stdin, stdout, stderr, report, limits, process })
     }
 
     fn hand_over(&self, process: &SandboxProcess, theirs: TheirEnds) -> io::Result<()> {
@@ -314,6 +326,14 @@ fn pipes() -> io::Result<(TheirEnds, OurEnds)> {
 }
 
 impl RunningSandbox {
+    /// Every limit that was read back: of its cgroup, and of its process.
+    pub fn found_limits(&self) -> Vec<FoundLimit> {
+        let rlimits: Vec<String> =
+            self.report.rlimits.iter().map(|limit| format!("{:?} {}", limit.kind, limit.value)).collect();
+        let rlimits = FoundLimit { what: BY_RLIMITS.into(), found: rlimits.join(", ") };
+        self.limits.iter().cloned().chain([rlimits]).collect()
+    }
+
     /// Separates the pipes from the process, so that each can have its own owner.
     pub fn into_parts(self) -> (OwnedFd, OwnedFd, OwnedFd, SandboxProcess) {
         (self.stdin, self.stdout, self.stderr, self.process)
@@ -341,11 +361,11 @@ impl SandboxProcess {
         self.finish()
     }
 
-    fn expect_created(&mut self) -> Result<(), SpawnError> {
+    fn expect_created(&mut self) -> Result<Vec<FoundLimit>, SpawnError> {
         match self.reply(SETUP_TIMEOUT)? {
-            Reply::Created => Ok(()),
+            Reply::Created(found) => Ok(found),
             Reply::Failed(failure) => Err(SpawnError::Setup { server: self.server.clone(), failure }),
-            Reply::Started(_) | Reply::Exited(_) => Err(self.out_of_turn()),
+            Reply::Started(_) | Reply::Exited(_) | Reply::OverMemory(_) => Err(self.out_of_turn()),
         }
     }
 
@@ -353,7 +373,7 @@ impl SandboxProcess {
         match self.reply(SETUP_TIMEOUT)? {
             Reply::Started(report) => Ok(report),
             Reply::Failed(failure) => Err(SpawnError::Setup { server: self.server.clone(), failure }),
-            Reply::Created | Reply::Exited(_) => Err(self.out_of_turn()),
+            Reply::Created(_) | Reply::Exited(_) | Reply::OverMemory(_) => Err(self.out_of_turn()),
         }
     }
 
@@ -394,20 +414,39 @@ impl SandboxProcess {
     }
 
     fn read_exit(&mut self, timeout: Duration) -> Waited {
-        match self.readable_within(timeout) {
-            Ok(true) => {}
-            Ok(false) => return Waited::TimedOut,
-            Err(_gone) => return Waited::Over,
+        loop {
+            match self.readable_within(timeout) {
+                Ok(true) => {}
+                Ok(false) => return Waited::TimedOut,
+                Err(_gone) => return Waited::Over,
+            }
+            match protocol::receive(&self.control) {
+                Ok(Some((Reply::OverMemory(by), _no_fds))) => self.over_memory = Some(by),
+                Ok(Some((Reply::Exited(exit), _no_fds))) => {
+                    self.exit = Some(exit);
+                    return Waited::Over;
+                }
+                Ok(_) | Err(_) => return Waited::Over,
+            }
         }
-        if let Ok(Some((Reply::Exited(exit), _no_fds))) = protocol::receive(&self.control) {
-            self.exit = Some(exit);
-        }
-        Waited::Over
     }
 
     fn finish(&mut self) -> ExitReport {
+        if self.exit.is_some() {
+            self.read_last_word();
+        }
         self.end_keeper();
-        ExitReport { exit: self.exit }
+        ExitReport { exit: self.exit, over_memory: self.over_memory }
+    }
+
+    /// The keeper looks at the cgroup once all is over; then it ends, and the socket with it.
+    fn read_last_word(&mut self) {
+        while self.readable_within(CLEANUP_TIMEOUT).unwrap_or(false) {
+            match protocol::receive(&self.control) {
+                Ok(Some((Reply::OverMemory(by), _no_fds))) => self.over_memory = Some(by),
+                Ok(_) | Err(_) => return,
+            }
+        }
     }
 
     /// The keeper ends once it has cleaned up; if it does not, its death takes the rest along.

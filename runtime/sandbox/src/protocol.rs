@@ -6,7 +6,7 @@
 //! gateway ── Start ──────────────────►               the secrets are in their pipe by now
 //! gateway ◄── Started ────────────────               execve succeeded; or Failed
 //! gateway ── Stop ───────────────────►               or the socket closes: the same
-//! gateway ◄── Exited ─────────────────
+//! gateway ◄── Exited ─────────────────               OverMemory beside it, from the keeper
 //! ```
 //!
 //! Every message is one JSON packet. The gateway is the trusted side; the supervisor's answers are
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lockdown::LockdownReport;
 use crate::seccomp::CompiledFilter;
-use crate::spec::SandboxSpec;
+use crate::spec::{FoundLimit, SandboxSpec};
 
 /// One packet. A spec with 32 mounts, 128 environment variables and a filter of 800 instructions
 /// is some 60 KiB; the kernel's default socket buffer takes 208 KiB.
@@ -52,14 +52,26 @@ pub struct Launch {
 /// From the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
-    /// The sandbox stands; nothing of the image has run.
-    Created,
+    /// The sandbox stands; nothing of the image has run. With what was read back of its cgroup.
+    Created(Vec<FoundLimit>),
     /// The server runs, and this is what was read back before it did.
     Started(LockdownReport),
     /// It could not be done; nothing is left.
     Failed(Failure),
     /// The server has ended.
     Exited(Exit),
+    /// It used more memory than it may. From the keeper: before `Exited` when the keeper is about to end it, after
+    /// it when the kernel has done so.
+    OverMemory(MemoryLimitBy),
+}
+
+/// Who holds a server to its memory limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemoryLimitBy {
+    /// The kernel, by a cgroup.
+    Kernel,
+    /// The keeper, by looking.
+    Watchdog,
 }
 
 /// A step that failed.

@@ -6,6 +6,7 @@ use palisade_sys::dir::read_ambient_bounded;
 use serde::{Deserialize, Serialize};
 
 use super::{Filtered, LockdownError, Plan};
+use crate::spec::Rlimit;
 
 /// The process may become the server: everything was set and everything was read back.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct LockdownReport {
     pub gid: String,
     /// The Landlock ABI that is fully enforced; 0 when the policy gave it up.
     pub landlock_abi: u32,
+    /// The resource limits as they are, soft and hard the same.
+    pub rlimits: Vec<Rlimit>,
 }
 
 const STEP: &str = "reading the lock-down back";
@@ -46,7 +49,8 @@ const NO_CAPABILITY: &str = "0000000000000000";
 pub(super) fn verify(_filtered: Filtered, plan: &Plan) -> Result<Locked, LockdownError> {
     let bytes = read_ambient_bounded(Path::new("/proc/self/status"), STATUS_MAX)
         .map_err(|error| LockdownError::new(STEP, error))?;
-    let report = read(&String::from_utf8_lossy(&bytes), plan.spec.landlock.abi)?;
+    let rlimits = super::rlimits::read_back(&plan.spec.rlimits)?;
+    let report = read(&String::from_utf8_lossy(&bytes), plan.spec.landlock.abi, rlimits)?;
     let identity = plan.spec.identity;
     let ids = |id: u32| [id; 4].map(|id| id.to_string()).join("\t");
     let expected = [
@@ -67,7 +71,7 @@ pub(super) fn verify(_filtered: Filtered, plan: &Plan) -> Result<Locked, Lockdow
     Ok(Locked(report))
 }
 
-fn read(status: &str, landlock_abi: u32) -> Result<LockdownReport, LockdownError> {
+fn read(status: &str, landlock_abi: u32, rlimits: Vec<Rlimit>) -> Result<LockdownReport, LockdownError> {
     let field = |name: &str| {
         status
             .lines()
@@ -86,5 +90,6 @@ fn read(status: &str, landlock_abi: u32) -> Result<LockdownReport, LockdownError
         uid: field("Uid")?,
         gid: field("Gid")?,
         landlock_abi,
+        rlimits,
     })
 }

@@ -18,7 +18,7 @@ use super::stage::{BUNDLE, STATE, Staged};
 use super::{During, StepError, oci};
 use crate::lockdown::{Plan, SandboxExecutor};
 use crate::seccomp::CompiledFilter;
-use crate::spec::SandboxSpec;
+use crate::spec::{FoundLimit, SandboxSpec};
 
 /// The server's standard descriptors.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(super) struct Created {
     pub(super) init: Pid,
     /// What the lock-down reports, and end of file once `execve` has succeeded.
     pub(super) status: File,
+    /// What its cgroup was found to be.
+    pub(super) limits: Vec<FoundLimit>,
 }
 
 /// Builds the sandbox. Only a process that has given up the host's ids and paths may.
@@ -76,7 +78,9 @@ pub(super) fn create(
     // Held open until this process ends: pid 1 sees the end of file if that comes too early.
     keep_until_exit(alive_end);
     let init = container.pid().ok_or_else(|| StepError::new("building the sandbox", "it has no process"))?;
-    Ok(Created { container, init: Pid::from_raw(init.as_raw()), status: status.into() })
+    let init = Pid::from_raw(init.as_raw());
+    let limits = cgroup.read_back(init)?;
+    Ok(Created { container, init, status: status.into(), limits })
 }
 
 impl Created {

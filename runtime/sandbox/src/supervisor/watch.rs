@@ -17,7 +17,7 @@ use crate::protocol::{self, Exit, Failure, FailureKind, Reply, Request};
 /// Serves one sandbox until it has ended.
 pub(super) fn serve(control: &OwnedFd, mut created: Created) -> Result<(), StepError> {
     let pidfd = pidfd_open(created.init).during("opening a descriptor of pid 1")?;
-    reply(control, &Reply::Created)?;
+    reply(control, &Reply::Created(std::mem::take(&mut created.limits)))?;
     if !matches!(next_request(control)?, Some(Request::Start)) {
         return end(&pidfd, created.init);
     }
