@@ -7,6 +7,7 @@
 mod support;
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{Place, Session, User, cgroups, need, stderr, unconfined};
@@ -194,25 +195,33 @@ fn c18_a_flood_of_output_holds_up_nobody_else() {
     }
 }
 
+/// Calls of 300 ms, and a server that is stopped soon after.
+const SHORT: &str = "limits: { call_time: 300ms }\nlifecycle: { stop_timeout: 200ms }";
+
 /// C18: a call that takes longer than the policy allows is given up with an error that names the limit; a server that
 /// does nothing but let calls run out is ended and, behind the gateway, started again.
 #[test]
 fn c18_a_call_has_an_end() {
     for user in User::all() {
         let place = Place::new(user);
-        let mut session = two(&place, "limits: { call_time: 300ms }");
+        let mut session = two(&place, SHORT);
         for _ in 0..3 {
             let answer = session.call("bad__exhaust", json!({ "what": "time" }));
             assert!(answer["error"]["message"].as_str().unwrap().contains("`limits.call_time`"), "{answer}");
             assert_eq!(session.call("good__add", json!({ "a": 1, "b": 2 }))["sum"], 3);
         }
         assert_eq!(session.call("bad__add", json!({ "a": 1, "b": 2 }))["sum"], 3, "started again");
-        let stops = place.audit().into_iter().filter(|event| event["event"] == "server_stop");
-        let reasons: Vec<String> = stops.map(|event| event["reason"].to_string()).collect();
-        assert!(reasons.iter().any(|reason| reason.contains("3 calls")), "{reasons:?}");
+        // The one that hangs has to be signalled before its end can be written down.
+        let stopped = || place.audit().into_iter().find(|event| event["event"] == "server_stop");
+        let deadline = Instant::now() + support::PATIENCE;
+        while stopped().is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let stop = stopped().unwrap();
+        assert!(stop["reason"].as_str().unwrap().contains("3 calls"), "{stop}");
 
         // In the place of the server itself, the same call ends the run.
-        let policy = place.demo_policy("limits: { call_time: 300ms }");
+        let policy = place.demo_policy(SHORT);
         let mut session = place.session(&policy);
         for _ in 0..3 {
             let answer = session.call("exhaust", json!({ "what": "time" }));
