@@ -22,10 +22,9 @@ use palisade_image::{
 };
 use palisade_policy::{Degradation, Policy};
 use palisade_sandbox::launch::SandboxProcess;
-use palisade_sandbox::lockdown::LockdownReport;
 use palisade_sandbox::protocol::{Exit, FailureKind};
-use palisade_sandbox::spec::{ImageFacts, ResolveInput};
-use palisade_sandbox::{HostSupport, ResolveError, SandboxSpec, Secret, Secrets, SpawnError};
+use palisade_sandbox::spec::{Enforcement, ImageFacts, ResolveInput};
+use palisade_sandbox::{HostSupport, ResolveError, RunningSandbox, SandboxSpec, Secret, Secrets, SpawnError};
 use palisade_sys::dir::{open_ambient_file, read_all_bounded, read_ambient_bounded};
 use serde_json::json;
 
@@ -285,13 +284,13 @@ impl PreparedServer {
     }
 
     /// What the audit log says of a start.
-    fn facts(&self, report: &LockdownReport) -> serde_json::Value {
+    fn facts(&self, running: &RunningSandbox) -> serde_json::Value {
         json!({
             "image": self.spec().image_digest,
             "spec": self.spec().digest(),
             "evidence": self.evidence(),
-            "enforcement": self.spec().enforcement,
-            "lockdown": report,
+            "enforcement": Enforcement::with_found(&self.spec().enforcement, &running.found_limits()),
+            "lockdown": running.report,
         })
     }
 }
@@ -300,7 +299,7 @@ impl Launch for PreparedServer {
     fn launch(&self) -> Result<Launched, LaunchError> {
         let running =
             self.sandboxes.start(&self.secrets).map_err(|error| launch_error(error.hint(), error))?;
-        let facts = self.facts(&running.report);
+        let facts = self.facts(&running);
         let (stdin, stdout, stderr, process) = running.into_parts();
         Ok(Launched { stdin, stdout, stderr, process: Box::new(SandboxedServer(process)), facts })
     }
@@ -340,16 +339,26 @@ impl ServerProcess for SandboxedServer {
     }
 
     fn stop(&mut self) -> ExitReport {
-        ExitReport { status: status(self.0.stop()), ending: Ending::Stopped }
+        exit_report(self.0.stop(), Ending::Stopped)
     }
 
     fn wait(&mut self) -> ExitReport {
-        ExitReport { status: status(self.0.wait()), ending: Ending::Itself }
+        exit_report(self.0.wait(), Ending::Itself)
     }
 }
 
-fn status(report: palisade_sandbox::ExitReport) -> ExitStatus {
-    match report.exit {
+/// A server that was killed while it was short of memory was killed for that; one that lost a process of its own
+/// and went on was not.
+fn exit_report(report: palisade_sandbox::ExitReport, ending: Ending) -> ExitReport {
+    const SIGKILL: i32 = 9;
+    let status = status(report.exit);
+    let over =
+        report.over_memory.is_some() && ending == Ending::Itself && status == ExitStatus::Signal(SIGKILL);
+    ExitReport { status, ending: if over { Ending::OverMemory } else { ending } }
+}
+
+fn status(exit: Option<Exit>) -> ExitStatus {
+    match exit {
         Some(Exit::Status(code)) => ExitStatus::Code(code),
         Some(Exit::Signal(signal)) => ExitStatus::Signal(signal),
         None => ExitStatus::Unknown,

@@ -119,6 +119,8 @@ pub enum CallOutcome {
     Error,
     /// The client gave up.
     Cancelled,
+    /// It took longer than the policy's `limits.call_time`.
+    TimeOver,
     /// The server ended before it answered, or could not be started.
     ServerGone,
     /// The call never reached the server.

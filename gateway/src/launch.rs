@@ -66,6 +66,14 @@ impl ExitReport {
         const SIGKILL: i32 = 9;
         self.ending == Ending::Stopped && self.status == ExitStatus::Signal(SIGKILL)
     }
+
+    /// What happened, to follow the server's name.
+    pub fn sentence(&self) -> String {
+        match self.ending {
+            Ending::Itself | Ending::Stopped => self.status.to_string(),
+            Ending::OverMemory => "was killed: it used more memory than `limits.memory` allows".to_owned(),
+        }
+    }
 }
 
 /// The end of a process.
@@ -86,6 +94,8 @@ pub enum Ending {
     Itself,
     /// It had to be signalled.
     Stopped,
+    /// It used more memory than `limits.memory` allows, and was killed for that.
+    OverMemory,
 }
 
 impl fmt::Display for ExitStatus {

@@ -48,7 +48,7 @@ pub use crate::launch::{
     Ending, ExitReport, ExitStatus, Launch, LaunchError, Launched, ServerEntry, ServerProcess,
 };
 pub use crate::line::MAX_MESSAGE_BYTES;
-pub use crate::rpc::{OVERLOADED, REFUSED_BY_POLICY, SERVER_UNAVAILABLE};
+pub use crate::rpc::{CALL_TIME_OVER, OVERLOADED, REFUSED_BY_POLICY, SERVER_UNAVAILABLE};
 pub use crate::single::{Context, ExitReason, Fault, SingleError, SingleExit, run_single};
 pub use tokio_util::sync::CancellationToken;
 

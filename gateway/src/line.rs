@@ -61,6 +61,11 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         }
     }
 
+    /// What it reads from.
+    pub(crate) fn source(&mut self) -> &mut R {
+        &mut self.source
+    }
+
     fn buffered(&mut self) -> Option<Line> {
         let fresh = self.buffer.get(self.scanned..).unwrap_or_default();
         let Some(found) = memchr::memchr(b'\n', fresh) else {

@@ -21,6 +21,8 @@ pub const REFUSED_BY_POLICY: i64 = -31001;
 pub const SERVER_UNAVAILABLE: i64 = -31002;
 /// Too many requests are pending.
 pub const OVERLOADED: i64 = -31003;
+/// A call took longer than the server's policy allows.
+pub const CALL_TIME_OVER: i64 = -31004;
 
 /// The text as a JSON string.
 pub(crate) fn quoted(text: &str) -> String {

@@ -173,7 +173,7 @@ async fn open(entry: &ServerEntry, audit: &Log) -> Result<Pipes, SingleError> {
         tasks.wait().await;
         return Err(unrecorded(error));
     }
-    Pipes::open(&server, launched).map_err(|source| SingleError::Pipes { server, source })
+    Pipes::open(entry, launched).map_err(|source| SingleError::Pipes { server, source })
 }
 
 /// A client whose server cannot be started has mostly sent its first request by now.

@@ -12,7 +12,27 @@ use crate::size::{AmountError, ByteSize, Cpus, duration, duration_text};
 use crate::written;
 
 pub(crate) fn limits(limits: written::Limits, at: &At<'_>, findings: &mut Findings) -> Option<Limits> {
-    let written::Limits { memory, cpus, pids, open_files, file_size, tmp } = limits;
+    let written::Limits {
+        memory,
+        swap,
+        cpus,
+        pids,
+        io,
+        open_files,
+        file_size,
+        tmp,
+        tmp_files,
+        output,
+        call_time,
+    } = limits;
+    let swap = size(swap, &at.key("swap"), defaults::SWAP, &defaults::SWAP_RANGE, findings);
+    let io = io.map_or(Some(None), |text| {
+        size(Some(text), &at.key("io"), defaults::MEMORY, &defaults::IO_RANGE, findings).map(Some)
+    });
+    let output = size(output, &at.key("output"), defaults::OUTPUT, &defaults::OUTPUT_RANGE, findings);
+    let call_time = call_time.map_or(Some(defaults::CALL_TIME), |text| {
+        timeout(&text, &at.key("call_time"), &defaults::CALL_TIME_RANGE, findings)
+    });
     let memory = size(memory, &at.key("memory"), defaults::MEMORY, &defaults::MEMORY_RANGE, findings);
     let cpus = cpus.map_or(Some(defaults::CPUS), |digits| processors(&digits.0, &at.key("cpus"), findings));
     let (default, range) = (defaults::FILE_SIZE, &defaults::FILE_SIZE_RANGE);
@@ -20,11 +40,16 @@ pub(crate) fn limits(limits: written::Limits, at: &At<'_>, findings: &mut Findin
     let tmp = size(tmp, &at.key("tmp"), defaults::TMP, &defaults::TMP_RANGE, findings);
     Some(Limits {
         memory: memory?,
+        swap: swap?,
         cpus: cpus?,
         pids: pids.unwrap_or(defaults::PIDS),
+        io: io?,
         open_files: open_files.unwrap_or(defaults::OPEN_FILES),
         file_size: file_size?,
         tmp: tmp?,
+        tmp_files: tmp_files.unwrap_or(defaults::tmp_files(tmp?)),
+        output: output?,
+        call_time: call_time?,
     })
 }
 

@@ -185,17 +185,28 @@ pub struct Landlock {
 pub struct Limits {
     /// Memory, in bytes.
     pub memory: ByteSize,
+    /// Swap beside it, in bytes.
+    pub swap: ByteSize,
     /// Processor time, in thousandths of one processor.
     #[serde(rename = "cpus_milli")]
     pub cpus: Cpus,
     /// Processes and threads.
     pub pids: u32,
+    /// Bytes a second from and to each disk behind the image and the mounts; `None` does not limit them.
+    pub io: Option<ByteSize>,
     /// Open descriptors of one process.
     pub open_files: u32,
     /// The longest file that one process may write, in bytes.
     pub file_size: ByteSize,
     /// The size of `/tmp`, in bytes.
     pub tmp: ByteSize,
+    /// How many files, directories and links fit into `/tmp`.
+    pub tmp_files: u32,
+    /// Bytes a second that are read from each of the server's standard output and standard error.
+    pub output: ByteSize,
+    /// How long one call of a tool may take. Whole milliseconds.
+    #[serde(rename = "call_time_ms", serialize_with = "whole_milliseconds")]
+    pub call_time: Duration,
 }
 
 /// When the server starts, and how long starting and stopping may take.
@@ -227,7 +238,8 @@ pub enum Start {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Degradation {
-    /// The memory limit, without a cgroup that can be written.
+    /// The limit of memory and swap, without a cgroup that can be written: memory is then watched, and a server
+    /// that has used more is ended.
     Memory,
     /// The processor limit, without a cgroup that can be written.
     Cpus,
@@ -235,6 +247,9 @@ pub enum Degradation {
     Pids,
     /// Landlock, on kernels that lack it or have it switched off.
     Landlock,
+    /// The limit of disk traffic, without a cgroup that can be written, on cgroup v1 (which does not slow down
+    /// writes that go through the page cache), or on a file system without a disk of its own.
+    Io,
 }
 
 /// Why a policy has no canonical JSON.
@@ -287,6 +302,28 @@ pub mod defaults {
     pub const FILE_SIZE: ByteSize = ByteSize::gibibytes(1);
     /// `limits.tmp`: an eighth of the memory, since what lies there counts as memory.
     pub const TMP: ByteSize = ByteSize::mebibytes(64);
+    /// `limits.swap`: none. With it, a limit on memory would only say how soon the server gets slow.
+    pub const SWAP: ByteSize = ByteSize::from_bytes(0);
+    /// `limits.output`: the longest message that the gateway takes (16 MiB), once a second.
+    pub const OUTPUT: ByteSize = ByteSize::mebibytes(16);
+    /// `limits.call_time`: clients give up after a minute or so and mostly say so; this is for those that went
+    /// away without a word, and for tools that work on something large.
+    pub const CALL_TIME: Duration = Duration::from_hours(1);
+    /// `limits.tmp_files`: files of one page each are the smallest that hold anything. An inode costs the kernel
+    /// some 1 KiB, so that 65,536 of them are 64 MiB, the default of `limits.tmp`.
+    pub const fn tmp_files(tmp: ByteSize) -> u32 {
+        let pages = tmp.bytes() / 4096;
+        if pages <= 64 {
+            64
+        } else if pages >= 65_536 {
+            65_536
+        } else {
+            // Between the two, so it fits.
+            #[expect(clippy::cast_possible_truncation, clippy::as_conversions, reason = "below 65,536")]
+            let files = pages as u32;
+            files
+        }
+    }
     /// `lifecycle.start`.
     pub const START: Start = Start::OnDemand;
     /// `lifecycle.start_timeout`: the official TypeScript client gives up on a request after 60 s; half of
@@ -312,6 +349,21 @@ pub mod defaults {
     /// Range of `limits.memory`: below 8 MiB the reaper and an empty program do not fit; above 1 TiB it is a
     /// typing error.
     pub const MEMORY_RANGE: RangeInclusive<ByteSize> = ByteSize::mebibytes(8)..=ByteSize::gibibytes(1024);
+    /// Range of `limits.swap`: none, or as much as `limits.memory` can be.
+    pub const SWAP_RANGE: RangeInclusive<ByteSize> = ByteSize::from_bytes(0)..=ByteSize::gibibytes(1024);
+    /// Range of `limits.io`: from one readahead window (64 KiB), below which the kernel works in jerks of seconds,
+    /// to more than any disk does.
+    pub const IO_RANGE: RangeInclusive<ByteSize> = ByteSize::kibibytes(64)..=ByteSize::gibibytes(1024);
+    /// Least of `limits.tmp_files`: the root of the tmpfs and a handful of files.
+    pub const TMP_FILES_MIN: u32 = 16;
+    /// Most of `limits.tmp_files`: 16 GiB of inodes.
+    pub const TMP_FILES_MAX: u32 = 16_777_216;
+    /// Range of `limits.output`: from one short message a second to more than a pipe carries.
+    pub const OUTPUT_RANGE: RangeInclusive<ByteSize> = ByteSize::kibibytes(1)..=ByteSize::gibibytes(1);
+    /// Range of `limits.call_time`: no tool that does anything answers within 100 ms each time; a day is longer
+    /// than anybody waits.
+    pub const CALL_TIME_RANGE: RangeInclusive<Duration> =
+        Duration::from_millis(100)..=Duration::from_hours(24);
     /// Range of `limits.cpus`: 0.1 is the least with which a server still starts in time.
     pub const CPUS_RANGE: RangeInclusive<Cpus> = Cpus::from_milli(100)..=Cpus::from_milli(64_000);
     /// Least of `limits.pids`: the reaper and the server itself.

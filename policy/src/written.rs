@@ -69,9 +69,11 @@ pub(crate) struct PolicyFile {
     /// When the server starts, and how long starting and stopping may take.
     pub(crate) lifecycle: Option<Lifecycle>,
     /// The protections without which the server may still run, on hosts that cannot give them. A host that
-    /// lacks one that is not listed is refused. `memory` and `cpus` need a cgroup that can be written,
-    /// `landlock` a kernel with it; `pids` has a resource limit where there is no cgroup.
-    #[schemars(extend("maxItems" = 4))]
+    /// lacks one that is not listed is refused. `memory` (with swap), `cpus` and `io` need a cgroup that can be
+    /// written, `landlock` a kernel with it; `pids` has a resource limit where there is no cgroup. Without a
+    /// cgroup, memory is still watched, and a server that uses more is ended: a soft limit, which has to be
+    /// accepted like an absent one.
+    #[schemars(extend("maxItems" = 5))]
     pub(crate) accept_degraded: Option<Vec<Degradation>>,
 }
 
@@ -226,12 +228,24 @@ pub(crate) struct Limits {
         length(max = size::AMOUNT_MAX)
     )]
     pub(crate) memory: Option<String>,
+    /// Swap, beside `memory`: a number and a unit, from 0B to 1TiB.
+    #[schemars(
+        extend("default" = defaults::SWAP.to_string()),
+        regex(pattern = size::SIZE_PATTERN),
+        length(max = size::AMOUNT_MAX)
+    )]
+    pub(crate) swap: Option<String>,
     /// Processors, from 0.1 to 64, with at most three decimals.
     #[schemars(extend("default" = 1, "minimum" = 0.1, "maximum" = 64))]
     pub(crate) cpus: Option<Decimal>,
     /// Processes and threads together.
     #[schemars(extend("default" = defaults::PIDS), range(min = defaults::PIDS_MIN, max = defaults::PIDS_MAX))]
     pub(crate) pids: Option<u32>,
+    /// Bytes a second that are read, and as many that are written, on each of the disks that hold the image and
+    /// the mounts: a number and a unit, from 64KiB to 1TiB. Without this key, disks are not limited. What is read
+    /// from memory does not count. On cgroup v1 only reads, and writes that wait for the disk, are slowed down.
+    #[schemars(regex(pattern = size::SIZE_PATTERN), length(max = size::AMOUNT_MAX))]
+    pub(crate) io: Option<String>,
     /// Open descriptors of one process.
     #[schemars(
         extend("default" = defaults::OPEN_FILES),
@@ -252,6 +266,28 @@ pub(crate) struct Limits {
         length(max = size::AMOUNT_MAX)
     )]
     pub(crate) tmp: Option<String>,
+    /// How many files, directories and links fit into `/tmp`. Without this key: one for each 4 KiB of `tmp`, at
+    /// least 64 and at most 65536.
+    #[schemars(range(min = defaults::TMP_FILES_MIN, max = defaults::TMP_FILES_MAX))]
+    pub(crate) tmp_files: Option<u32>,
+    /// Bytes a second that are taken from the server's standard output, and from its standard error: a number and
+    /// a unit, from 1KiB to 1GiB. As much may come at once after a pause. A server that writes more to its
+    /// standard output has to wait; what is too much on its standard error is left out of the log.
+    #[schemars(
+        extend("default" = defaults::OUTPUT.to_string()),
+        regex(pattern = size::SIZE_PATTERN),
+        length(max = size::AMOUNT_MAX)
+    )]
+    pub(crate) output: Option<String>,
+    /// How long one call of a tool may take: a number and a unit (`ms`, `s`, `m`, `h`), from 100ms to 24h. After
+    /// that the client gets an error and the server is told to stop working on it; a server that lets three calls
+    /// run out and says nothing meanwhile is ended.
+    #[schemars(
+        extend("default" = duration_text(defaults::CALL_TIME)),
+        regex(pattern = size::DURATION_PATTERN),
+        length(max = size::AMOUNT_MAX)
+    )]
+    pub(crate) call_time: Option<String>,
 }
 
 /// Which tools clients may see and call. In a pattern, `*` stands for any number of characters.

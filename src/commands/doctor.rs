@@ -1,7 +1,7 @@
 //! `palisade doctor`: what this host can and cannot promise, and what would change it.
 
 use palisade_sandbox::HostSupport;
-use palisade_sandbox::host::{Cgroups, UserNamespaces};
+use palisade_sandbox::host::{CgroupPlace, Cgroups, UserNamespaces};
 use serde::Serialize;
 use serde_json::json;
 
@@ -132,20 +132,30 @@ fn overlay(host: &HostSupport) -> Finding {
 }
 
 fn cgroups(host: &HostSupport) -> Finding {
-    let (state, found, remedy) = match &host.cgroups {
-        Cgroups::V2 => (Verdict::Good, "v2, writable".to_owned(), None),
-        Cgroups::V1 { controllers } => {
-            (Verdict::Good, format!("v1 ({}), writable", controllers.join(", ")), None)
+    const ABSENT: &str = "memory is only watched and cpus are not limited (`accept_degraded: [memory, cpus]`); pids are, by RLIMIT_NPROC";
+    const PARTLY: &str = "what lacks its controller must be accepted: memory (then only watched), cpus, io; pids are limited all the same";
+    let finding = |state, found, means, remedy| Finding { feature: "cgroups", state, found, means, remedy };
+    let (version, controllers) = match &host.cgroups {
+        Cgroups::V2 { place: CgroupPlace::Top, controllers, .. } => ("v2", controllers),
+        Cgroups::V2 { place: CgroupPlace::Own, controllers, .. } => ("v2, delegated", controllers),
+        Cgroups::V1 { controllers, .. } => ("v1", controllers),
+        Cgroups::Unusable { reason, remedy } => {
+            return finding(Verdict::Degraded, reason.clone(), ABSENT, Some(remedy.clone()));
         }
-        Cgroups::Unusable { reason, remedy } => (Verdict::Degraded, reason.clone(), Some(remedy.clone())),
     };
-    Finding {
-        feature: "cgroups",
-        state,
-        found,
-        means: "memory and cpus are not limited (`accept_degraded: [memory, cpus]`); pids are, by RLIMIT_NPROC",
-        remedy,
+    let found = format!("{version} ({}), writable", controllers.join(", "));
+    let missing: Vec<&str> = ["memory", "cpu", "pids"]
+        .into_iter()
+        .filter(|name| !controllers.iter().any(|offered| offered == name))
+        .collect();
+    if missing.is_empty() {
+        return finding(Verdict::Good, found, "", None);
     }
+    let remedy = format!(
+        "offer {} to this cgroup: `Delegate=memory pids cpu io` in the unit, and in `user@.service` for users",
+        missing.join(", ")
+    );
+    finding(Verdict::Degraded, found, PARTLY, Some(remedy))
 }
 
 /// Nothing depends on them; a sandbox has exactly one id.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use palisade_egress::EgressPolicy;
 use palisade_policy::{ImageTrust, KeySource, Policy, Signer};
+use palisade_sandbox::host::CgroupPlace;
 use palisade_sandbox::spec::{
     CgroupKind, ImageFacts, LandlockAccess, MountKind, SandboxSpec, SecretPlace, StartedBy, State,
 };
@@ -138,7 +139,7 @@ fn mounts_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std:
             MountKind::Layers => "the image".to_owned(),
             MountKind::Proc => "procfs, own processes only".to_owned(),
             MountKind::Devices => "null zero full random urandom tty".to_owned(),
-            MountKind::Tmpfs { bytes } => format!("tmpfs, {bytes} bytes"),
+            MountKind::Tmpfs { bytes, files } => format!("tmpfs, {bytes} bytes, {files} files"),
             MountKind::Host { source, write: true } => {
                 format!("{} of the host, READ AND WRITE", source.display())
             }
@@ -203,7 +204,8 @@ fn limits_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std:
     writeln!(out, "\nlimits")?;
     let cgroup = &spec.cgroup;
     let kind = match &cgroup.kind {
-        CgroupKind::V2 => "cgroup v2".to_owned(),
+        CgroupKind::V2 { place: CgroupPlace::Top } => "cgroup v2".to_owned(),
+        CgroupKind::V2 { place: CgroupPlace::Own } => "cgroup v2, below palisade's own".to_owned(),
         CgroupKind::V1 => "cgroup v1".to_owned(),
         CgroupKind::None { reason } => format!("no cgroup: {reason}"),
     };
@@ -211,12 +213,26 @@ fn limits_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std:
         value.map_or("not limited".to_owned(), |value| format!("{value}{unit}"))
     };
     writeln!(out, "  {kind}")?;
-    writeln!(out, "  memory         {}", shown(cgroup.memory_bytes, " bytes"))?;
+    match spec.memory_watch {
+        Some(bytes) => {
+            writeln!(out, "  memory         ended when it uses more than {bytes} bytes, swap included")?
+        }
+        None => writeln!(out, "  memory         {}", shown(cgroup.memory_bytes, " bytes"))?,
+    }
+    writeln!(out, "  swap           {}", shown(cgroup.swap_bytes, " bytes"))?;
     writeln!(out, "  cpus           {}", shown(cgroup.cpu_millis, " thousandths"))?;
     writeln!(out, "  pids           {}", shown(cgroup.pids.or(Some(u64::from(policy.limits.pids))), ""))?;
+    let io = cgroup.io.map(|io| io.bytes_per_second);
+    writeln!(out, "  io             {}", shown(io, " bytes a second, read and written, on each disk"))?;
     for limit in &spec.rlimits {
         writeln!(out, "  rlimit         {:?} {}", limit.kind, limit.value)?;
     }
+    writeln!(
+        out,
+        "  output         {} bytes a second, of standard output and of standard error",
+        policy.limits.output.bytes()
+    )?;
+    writeln!(out, "  call           within {:?}", policy.limits.call_time)?;
     writeln!(out, "  kept ready     {} behind a gateway", policy.lifecycle.warm)?;
     writeln!(out, "  start          within {:?}", policy.lifecycle.start_timeout)?;
     writeln!(
@@ -248,6 +264,9 @@ fn enforcement_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result
     for line in &spec.enforcement {
         match &line.state {
             State::Enforced => writeln!(out, "  enforced  {} ({:?})", line.what, line.by)?,
+            State::Soft { reason } => {
+                writeln!(out, "  soft      {} ({:?}): {reason}", line.what, line.by)?;
+            }
             State::Degraded { reason } => {
                 writeln!(out, "  DEGRADED  {} ({:?}): {reason}", line.what, line.by)?;
             }

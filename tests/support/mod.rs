@@ -470,7 +470,7 @@ pub fn still_alive(before: &[Process]) -> Vec<Process> {
 /// Our cgroup directories that exist now.
 pub fn cgroups() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for hierarchy in ["", "memory", "cpu", "pids"] {
+    for hierarchy in ["", "memory", "cpu", "pids", "blkio"] {
         let parent = Path::new("/sys/fs/cgroup").join(hierarchy).join("palisade");
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             if entry.path().is_dir() {

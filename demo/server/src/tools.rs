@@ -113,9 +113,18 @@ const ATTACKS: [Attack; 9] = [
     },
 ];
 
+/// For tests of hosts, and in no list: a person who looks at the demo has no use for it.
+const HIDDEN: [Attack; 1] = [Attack {
+    name: "exhaust",
+    description: "ATTACK: uses up what a policy limits",
+    arguments: &[("what", "`memory`, `time`, `output` or `errors`; files if not given")],
+    dials: false,
+    run: attack::exhaust::run,
+}];
+
 /// The attack of that name.
 pub(crate) fn attack(name: &str) -> Option<Attack> {
-    ATTACKS.into_iter().find(|attack| attack.name == name)
+    ATTACKS.into_iter().chain(HIDDEN).find(|attack| attack.name == name)
 }
 
 /// What `tools/list` shows.

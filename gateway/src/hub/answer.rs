@@ -19,10 +19,12 @@ use crate::rpc;
 use crate::single::call_outcome;
 use crate::text;
 use crate::upstream::connection::{self, Reply, SendError, Waiter};
+use crate::upstream::deadline;
 use crate::upstream::server::{Ready, Server};
 
-/// After how long the gateway gives up on an answer. Clients give up after a minute or so and mostly say so;
-/// this frees the places of requests whose clients went away without a word.
+/// After how long the gateway gives up on an answer to anything but a call, which has the policy's
+/// `limits.call_time`. Clients give up after a minute or so and mostly say so; this frees the places of requests
+/// whose clients went away without a word.
 const ANSWER_DEADLINE: Duration = Duration::from_hours(1);
 
 /// An error to answer with.
@@ -152,13 +154,19 @@ impl Hub {
         let request = call.request().clone();
         let forward = |id| call.into_forward(trip.line, |request, edits| stamp(request, edits, id));
         let answer = match self.start(server).await {
-            Ok(ready) => forward_request(trip, &ready, &request, forward).await,
+            Ok(ready) => {
+                let limit = server.entry.policy.limits.call_time;
+                let late = deadline::sentence(server.name(), &record.tool, limit);
+                let patience = Patience { limit, late: Failure::new(rpc::CALL_TIME_OVER, late) };
+                forward_request(trip, &ready, (&request, patience), forward).await
+            }
             Err(failure) => Err(failure),
         };
         record.outcome = match &answer {
             Ok(Some(line)) => outcome_of(line),
             Ok(None) => CallOutcome::Cancelled,
             Err(failure) if failure.code == rpc::SERVER_UNAVAILABLE => CallOutcome::ServerGone,
+            Err(failure) if failure.code == rpc::CALL_TIME_OVER => CallOutcome::TimeOver,
             Err(_) => CallOutcome::NotForwarded,
         };
         answer
@@ -214,7 +222,16 @@ pub(super) async fn forward_plain(
             stamp(request, edits, id)
         })
     };
-    forward_request(trip, ready, &request, forward).await
+    let name = ready.connection.name();
+    let late = Failure::unavailable(&format!("server `{name}` did not answer within an hour"));
+    let patience = Patience { limit: ANSWER_DEADLINE, late };
+    forward_request(trip, ready, (&request, patience), forward).await
+}
+
+/// How long an answer may take, and what the client is told when it takes longer.
+struct Patience {
+    limit: Duration,
+    late: Failure,
 }
 
 /// Puts the gateway's id in the place of the client's id and progress token.
@@ -246,7 +263,7 @@ pub(super) fn progress_token<'a>(request: &Request<'a>) -> Result<Option<&'a Raw
 async fn forward_request(
     trip: &Trip<'_>,
     ready: &Ready,
-    request: &Request<'_>,
+    (request, patience): (&Request<'_>, Patience),
     forward: impl FnOnce(i64) -> Result<Forward, Misplaced>,
 ) -> Answer {
     let (sender, mut replies) = connection::replies();
@@ -270,11 +287,11 @@ async fn forward_request(
         forward(id)
     };
     // A cancelled request drops this future; its place at the server must not stay taken.
-    let _waiting = connection.request(waiter, make).await.map_err(|error| send_failure(&error))?;
+    let waiting = connection.request(waiter, make).await.map_err(|error| send_failure(&error))?;
     let answer = relay(trip, request, &mut replies);
-    tokio::time::timeout(ANSWER_DEADLINE, answer).await.unwrap_or_else(|_elapsed| {
-        let name = connection.name();
-        Err(Failure::new(rpc::SERVER_UNAVAILABLE, format!("server `{name}` did not answer within an hour")))
+    tokio::time::timeout(patience.limit, answer).await.unwrap_or_else(|_elapsed| {
+        waiting.expire(patience.limit);
+        Err(patience.late)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::envelope::Id;
 
@@ -25,6 +25,15 @@ pub(super) enum Kind {
     Call { tool: String, since: Instant },
     /// Anything else.
     Other,
+}
+
+impl Kind {
+    fn since(&self) -> Option<Instant> {
+        match self {
+            Kind::Call { since, .. } => Some(*since),
+            Kind::Initialize | Kind::ToolsList | Kind::Other => None,
+        }
+    }
 }
 
 /// A request cannot be entered.
@@ -95,6 +104,35 @@ impl Books {
         Some(kind)
     }
 
+    /// When the oldest of the pending calls will have taken `limit`.
+    pub(super) fn next_due(&self, limit: Duration) -> Option<Instant> {
+        let book = self.book();
+        let oldest = book.pending.values().filter_map(Kind::since).min();
+        oldest.and_then(|since| since.checked_add(limit))
+    }
+
+    /// Takes the calls that have taken `limit`; their late answers are not to be passed on.
+    pub(super) fn expire(&self, limit: Duration) -> Vec<(Id, Kind)> {
+        let mut book = self.book();
+        let due = |kind: &Kind| kind.since().is_some_and(|since| since.elapsed() >= limit);
+        let ids: Vec<Id> =
+            book.pending.iter().filter(|(_, kind)| due(kind)).map(|(id, _)| id.clone()).collect();
+        ids.into_iter()
+            .filter_map(|id| {
+                if !book.make_room() {
+                    // Its answer could then pass for another's, so it stays and gets as much time again.
+                    if let Some(Kind::Call { since, .. }) = book.pending.get_mut(&id) {
+                        *since = Instant::now();
+                    }
+                    return None;
+                }
+                let kind = book.pending.remove(&id)?;
+                book.cancelled.push_back(Cancelled { id: id.clone(), is_list: false });
+                Some((id, kind))
+            })
+            .collect()
+    }
+
     pub(super) fn take_all(&self) -> Vec<(Id, Kind)> {
         self.book().pending.drain().collect()
     }
@@ -137,6 +175,23 @@ mod tests {
         assert_eq!(books.enter(Id::Number(599), Kind::Other), Err(Refused::CancelledId));
         assert!(books.take(&Id::Number(-1)).is_none());
         assert_eq!(books.enter(Id::Number(-1), Kind::Other), Ok(()));
+    }
+
+    #[test]
+    fn calls_expire_and_their_late_answers_are_nobodys() {
+        let books = Books::default();
+        assert_eq!(books.next_due(Duration::ZERO), None);
+        let call = || Kind::Call { tool: "t".into(), since: Instant::now() };
+        books.enter(Id::Number(1), call()).unwrap();
+        books.enter(Id::Number(2), Kind::ToolsList).unwrap();
+        assert!(books.next_due(Duration::from_secs(60)).unwrap() > Instant::now());
+        assert!(books.expire(Duration::from_secs(60)).is_empty());
+        let expired = books.expire(Duration::ZERO);
+        assert!(matches!(&expired[..], [(Id::Number(1), Kind::Call { .. })]), "{expired:?}");
+        assert_eq!(books.next_due(Duration::ZERO), None);
+        assert_eq!(books.enter(Id::Number(1), call()), Err(Refused::CancelledId));
+        assert!(books.take(&Id::Number(1)).is_none(), "the late answer");
+        books.enter(Id::Number(1), call()).unwrap();
     }
 
     #[test]

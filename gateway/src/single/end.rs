@@ -9,8 +9,9 @@ use tokio::task::JoinHandle;
 use super::SingleExit;
 use super::pump::Proxy;
 use crate::audit::Event;
-use crate::launch::ExitReport;
+use crate::launch::{Ending, ExitReport};
 use crate::text;
+use crate::upstream::deadline::Overrun;
 use crate::upstream::garbage::TooMuch;
 use crate::upstream::process::Process;
 use crate::upstream::stderr::Tail;
@@ -36,6 +37,7 @@ pub(super) enum Broken {
     Garbage(TooMuch),
     LongLine,
     Silent { seconds: f32 },
+    Overrun(Overrun),
 }
 
 impl fmt::Display for Broken {
@@ -44,6 +46,7 @@ impl fmt::Display for Broken {
             Broken::Garbage(too_much) => too_much.fmt(f),
             Broken::LongLine => f.write_str("it sent a line over the limit of 16 MiB"),
             Broken::Silent { seconds } => write!(f, "it did not answer `initialize` within {seconds} s"),
+            Broken::Overrun(overrun) => overrun.fmt(f),
         }
     }
 }
@@ -55,6 +58,7 @@ impl Broken {
                 "a server's standard output is for MCP messages only: see whether it can log elsewhere, and whether \
                  `args` in the policy start it as a server on stdio"
             }
+            Broken::Overrun(_) => "raise `limits.call_time` in the policy if its tools need longer",
             Broken::LongLine => "ask it for less at a time, or ask its author for pages or links",
             Broken::Silent { .. } => {
                 "raise `lifecycle.start_timeout` in the policy if it needs longer; `--verbose` shows what it says on \
@@ -76,6 +80,10 @@ pub struct Fault {
 fn fault(name: &str, end: &End, exit: ExitReport, sentence: String, stop_timeout: Duration) -> Option<Fault> {
     match end {
         End::ServerBroken(broken) => Some(Fault { sentence, hint: broken.hint().to_owned() }),
+        End::ServerEnded if exit.ending == Ending::OverMemory => Some(Fault {
+            sentence,
+            hint: "raise `limits.memory` in the policy, or ask it for less at a time".to_owned(),
+        }),
         End::ServerEnded => Some(Fault {
             sentence,
             hint: "`--verbose` shows all that it says on its standard error".to_owned(),
@@ -112,7 +120,7 @@ impl<W: AsyncWrite + Unpin> Ended<'_, W> {
         if tokio::time::timeout(ERRORS_GRACE, errors_read).await.is_err() {
             tracing::debug!(server = name, "the server's standard error stayed open after its end");
         }
-        let reason = sentence(&name, &end, Some(exit.status.to_string()), errors.last());
+        let reason = sentence(&name, &end, Some(exit.sentence()), errors.last());
         proxy.fail_pending(&reason, CLIENT_GRACE).await;
         proxy.audit.record(&name, &Event::stop(text::without_quotes(&reason), &exit));
         let fault = fault(&name, &end, exit, reason, proxy.entry.stop_timeout());

@@ -20,9 +20,13 @@ use crate::envelope::{self, EnvelopeError, Id, Message, Notification, Object, Ou
 use crate::launch::ServerEntry;
 use crate::line::{Line, LineReader, LineWriter};
 use crate::permit::{ClientRequest, Forward, ToolCall};
+use crate::upstream::deadline::{self, Overruns};
 use crate::upstream::garbage::Garbage;
 use crate::upstream::pipes::{Input, Output};
 use crate::{rpc, text};
+
+/// How long a server that does not read may delay the next call's end.
+const TELL_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Proxy<'p, W> {
     pub(super) entry: &'p ServerEntry,
@@ -32,6 +36,8 @@ pub(super) struct Proxy<'p, W> {
     books: Books,
     handshake: Notify,
     garbage: std::sync::Mutex<Garbage>,
+    overruns: Overruns,
+    call_sent: Notify,
     client_left: AtomicBool,
     asked: AtomicBool,
 }
@@ -53,6 +59,8 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             books: Books::default(),
             handshake: Notify::new(),
             garbage: std::sync::Mutex::default(),
+            overruns: Overruns::default(),
+            call_sent: Notify::new(),
             client_left: AtomicBool::new(false),
             asked: AtomicBool::new(false),
         }
@@ -69,6 +77,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             end = self.pump_server(server) => end,
             end = self.pump_client(client) => end,
             end = self.handshake_overdue() => end,
+            end = self.calls_overdue() => end,
             () = shutdown.cancelled() => End::ShutDown,
         }
     }
@@ -157,6 +166,35 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
         End::ClientLeft
     }
 
+    /// Gives up calls that take longer than the policy allows; ends when the server has let too many run out.
+    async fn calls_overdue(&self) -> End {
+        let limit = self.entry.policy.limits.call_time;
+        loop {
+            match self.books.next_due(limit) {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => self.call_sent.notified().await,
+            }
+            for (id, kind) in self.books.expire(limit) {
+                if let Err(end) = self.expired(&rpc::id_json(&id), kind, limit).await {
+                    return end;
+                }
+            }
+        }
+    }
+
+    async fn expired(&self, id: &str, kind: Kind, limit: Duration) -> Result<(), End> {
+        let tool = if let Kind::Call { tool, .. } = &kind { tool.as_str() } else { "" };
+        let sentence = deadline::sentence(&self.entry.name(), tool, limit);
+        self.record_call(kind, CallOutcome::TimeOver);
+        self.to_client(&rpc::error(id, rpc::CALL_TIME_OVER, &sentence)).await?;
+        if let Ok(cancelled) = Forward::own(&deadline::cancelled(id))
+            && tokio::time::timeout(TELL_PATIENCE, self.to_server(&cancelled)).await.is_err()
+        {
+            tracing::debug!("the server does not read; it is not told that a call was given up");
+        }
+        self.overruns.count(limit).map_or(Ok(()), |overrun| Err(self.server_broken(Broken::Overrun(overrun))))
+    }
+
     fn client_line(&self, line: &Bytes) -> Step {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Step::Nothing;
@@ -238,6 +276,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
                 self.books.take(id);
                 return Step::Answer(unwritable(error));
             }
+            self.call_sent.notify_one();
         }
         step
     }
@@ -298,6 +337,7 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
             Err(error) => return self.garbage(&line, &error),
         };
         self.garbage_count().interrupted();
+        self.overruns.interrupted();
         match parsed {
             Message::Response(response) => self.server_response(&line, &response).await,
             Message::Request(_) | Message::Notification(_) => {

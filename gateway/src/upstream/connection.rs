@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::deadline::{self, Overruns};
 use super::garbage::Garbage;
 use super::pipes::{Input, Output, Pipes};
 use super::process::Process;
@@ -102,6 +103,7 @@ pub(crate) struct Connection {
     reason: Mutex<Option<Arc<str>>>,
     errors: Tail,
     oversized: AtomicU64,
+    overruns: Overruns,
 }
 
 impl Connection {
@@ -126,6 +128,7 @@ impl Connection {
             reason: Mutex::default(),
             errors,
             oversized: AtomicU64::new(0),
+            overruns: Overruns::default(),
         });
         let driver =
             Driver { connection: Arc::clone(&connection), audit, events, garbage: Garbage::default() };
@@ -162,6 +165,18 @@ impl Connection {
     pub(crate) fn close(&self, reason: &str) {
         self.set_reason(reason);
         self.closing.cancel();
+    }
+
+    /// The call under this id took too long: the server is told, and ended if it has let too many run out
+    /// without a word.
+    pub(crate) fn give_up(&self, id: i64, limit: Duration) {
+        let cancelled = deadline::cancelled(&id.to_string());
+        if let Ok(forward) = Forward::own(&cancelled) {
+            self.tell(forward);
+        }
+        if let Some(overrun) = self.overruns.count(limit) {
+            self.close(&format!("server `{}` was stopped: {overrun}", self.name));
+        }
     }
 
     /// Why there is no answer.
@@ -257,6 +272,15 @@ impl Connection {
 pub(crate) struct Waiting<'a> {
     connection: &'a Connection,
     id: i64,
+}
+
+impl Waiting<'_> {
+    /// Gives the request up because it took too long.
+    pub(crate) fn expire(&self, limit: Duration) {
+        if self.connection.forget(self.id).is_some() {
+            self.connection.give_up(self.id, limit);
+        }
+    }
 }
 
 impl Drop for Waiting<'_> {
@@ -357,7 +381,7 @@ impl Driver {
         let name = &self.connection.name;
         let what = match (end, exit) {
             (End::Broken(what), _) => return format!("server `{name}` was stopped: {what}"),
-            (_, Some(exit)) => format!("server `{name}` {}", exit.status),
+            (_, Some(exit)) => format!("server `{name}` {}", exit.sentence()),
             (End::Eof, None) => format!("server `{name}` closed its output"),
             (End::Closed | End::Exited, None) => format!("server `{name}` has ended"),
         };
@@ -394,6 +418,7 @@ impl Driver {
             Err(error) => return self.garbage(line, &error),
         };
         self.garbage.interrupted();
+        self.connection.overruns.interrupted();
         match message {
             Message::Response(response) => self.response(line, &response),
             Message::Notification(notification) => self.notification(line, &notification),

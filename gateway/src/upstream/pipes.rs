@@ -6,14 +6,15 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
 use super::process::Process;
+use super::rate::{Paced, Shed};
 use super::stderr::{self, Tail};
-use crate::launch::Launched;
+use crate::launch::{Launched, ServerEntry};
 use crate::line::{LineReader, LineWriter, MAX_MESSAGE_BYTES};
 
 /// The way into a server.
 pub(crate) type Input = LineWriter<pipe::Sender>;
 /// The way out of a server.
-pub(crate) type Output = LineReader<pipe::Receiver>;
+pub(crate) type Output = LineReader<Paced<pipe::Receiver>>;
 
 /// A server whose pipes are ready for messages.
 pub(crate) struct Pipes {
@@ -25,14 +26,16 @@ pub(crate) struct Pipes {
 }
 
 impl Pipes {
-    pub(crate) fn open(server: &str, launched: Launched) -> io::Result<Self> {
+    pub(crate) fn open(entry: &ServerEntry, launched: Launched) -> io::Result<Self> {
+        let rate = entry.policy.limits.output.bytes();
         let Launched { stdin, stdout, stderr, process, facts: _ } = launched;
         let process = Process::watch(process)?;
         let input = LineWriter::new(pipe::Sender::from_owned_fd(stdin)?);
-        let output = LineReader::new(pipe::Receiver::from_owned_fd(stdout)?, MAX_MESSAGE_BYTES);
+        let output = Paced::new(pipe::Receiver::from_owned_fd(stdout)?, rate);
+        let output = LineReader::new(output, MAX_MESSAGE_BYTES);
         let errors = Tail::default();
-        let stderr = pipe::Receiver::from_owned_fd(stderr)?;
-        let errors_read = tokio::spawn(stderr::drain(server.to_owned(), stderr, errors.clone()));
+        let stderr = Shed::new(pipe::Receiver::from_owned_fd(stderr)?, rate);
+        let errors_read = tokio::spawn(stderr::drain(entry.name(), stderr, errors.clone()));
         Ok(Pipes { input, output, process, errors, errors_read })
     }
 }

@@ -300,7 +300,7 @@ impl Server {
             process::discard(launched, &self.tasks);
             return Err(self.unrecorded(error));
         }
-        let pipes = Pipes::open(&self.name, launched).map_err(|error| {
+        let pipes = Pipes::open(&self.entry, launched).map_err(|error| {
             StartError::new(format!("server `{}` has no usable pipes: {error}", self.name))
         })?;
         let (audit, events) = (Arc::clone(&self.audit), Arc::clone(&self.events));

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncRead;
 use tokio::time::{Duration, Instant};
 
+use super::rate::Shed;
 use crate::line::{Line, LineReader};
 use crate::text;
 
@@ -51,11 +52,13 @@ impl Tail {
 }
 
 /// Reads to the end of the stream.
-pub(crate) async fn drain(server: String, stream: impl AsyncRead + Unpin, tail: Tail) {
+pub(crate) async fn drain(server: String, stream: Shed<impl AsyncRead + Unpin>, tail: Tail) {
     let mut reader = LineReader::new(stream, MAX_LINE_BYTES);
     let mut rate = Rate::new();
     loop {
-        match reader.next().await {
+        let line = reader.next().await;
+        rate.bytes_left_out = rate.bytes_left_out.saturating_add(reader.source().left_out());
+        match line {
             Ok(Some(Line::Message(line))) => rate.log(&server, &String::from_utf8_lossy(&line), &tail),
             Ok(Some(Line::TooLong)) => rate.log(&server, "(a line over the limit was left out)", &tail),
             Ok(None) => break,
@@ -73,11 +76,13 @@ struct Rate {
     tokens: u32,
     filled: Instant,
     left_out: u64,
+    /// What was not even split into lines.
+    bytes_left_out: u64,
 }
 
 impl Rate {
     fn new() -> Self {
-        Rate { tokens: BURST_LINES, filled: Instant::now(), left_out: 0 }
+        Rate { tokens: BURST_LINES, filled: Instant::now(), left_out: 0, bytes_left_out: 0 }
     }
 
     fn log(&mut self, server: &str, line: &str, tail: &Tail) {
@@ -104,9 +109,10 @@ impl Rate {
     }
 
     fn report(&mut self, server: &str) {
-        if self.left_out > 0 {
-            tracing::warn!(target: "palisade::server", server, lines = self.left_out, "lines of standard error were left out");
-            self.left_out = 0;
+        if self.left_out > 0 || self.bytes_left_out > 0 {
+            let (lines, bytes) = (self.left_out, self.bytes_left_out);
+            tracing::warn!(target: "palisade::server", server, lines, bytes, "lines of standard error were left out");
+            (self.left_out, self.bytes_left_out) = (0, 0);
         }
     }
 }
@@ -123,7 +129,7 @@ mod tests {
         }
         input.extend_from_slice(b"\x1b[2Jboom \xff\n\n");
         let tail = Tail::default();
-        drain("s".into(), &input[..], tail.clone()).await;
+        drain("s".into(), Shed::new(&input[..], u64::MAX), tail.clone()).await;
         assert_eq!(tail.lines().len(), TAIL_LINES);
         assert_eq!(tail.last().unwrap(), "\\u{1b}[2Jboom \u{fffd}");
     }

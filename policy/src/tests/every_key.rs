@@ -25,7 +25,8 @@ fn full() -> Value {
         "syscalls": { "baseline": "static" },
         "landlock": { "minimum_abi": 4 },
         "limits": {
-            "memory": "1GiB", "cpus": 2, "pids": 65, "open_files": 513, "file_size": "2GiB", "tmp": "65MiB"
+            "memory": "1GiB", "swap": "1MiB", "cpus": 2, "pids": 65, "io": "2MiB", "open_files": 513,
+            "file_size": "2GiB", "tmp": "65MiB", "tmp_files": 100, "output": "2MiB", "call_time": "5m"
         },
         "tools": { "allow": ["a"], "deny": ["b"] },
         "lifecycle": { "start": "at-start", "start_timeout": "10s", "stop_timeout": "6s", "warm": 1 },
@@ -60,11 +61,16 @@ fn changes() -> BTreeMap<&'static str, (Value, Outcome)> {
         ("/syscalls/baseline", (json!("node"), Different)),
         ("/landlock/minimum_abi", (json!(6), Different)),
         ("/limits/memory", (json!("3GiB"), Different)),
+        ("/limits/swap", (json!("2MiB"), Different)),
         ("/limits/cpus", (json!(2.5), Different)),
+        ("/limits/io", (json!("3MiB"), Different)),
         ("/limits/pids", (json!(66), Different)),
         ("/limits/open_files", (json!(514), Different)),
         ("/limits/file_size", (json!("3GiB"), Different)),
         ("/limits/tmp", (json!("66MiB"), Different)),
+        ("/limits/tmp_files", (json!(101), Different)),
+        ("/limits/output", (json!("3MiB"), Different)),
+        ("/limits/call_time", (json!("6m"), Different)),
         ("/tools/allow", (json!([]), Different)),
         ("/tools/deny", (json!(["c"]), Different)),
         ("/tools/pin", (json!("required"), Refused)),

@@ -73,11 +73,16 @@ fn the_smallest_file_grants_nothing() {
         landlock: Landlock { minimum_abi: 3 },
         limits: Limits {
             memory: ByteSize::mebibytes(512),
+            swap: ByteSize::from_bytes(0),
             cpus: Cpus::from_milli(1000),
             pids: 64,
+            io: None,
             open_files: 512,
             file_size: ByteSize::gibibytes(1),
             tmp: ByteSize::mebibytes(64),
+            tmp_files: 16_384,
+            output: ByteSize::mebibytes(16),
+            call_time: Duration::from_hours(1),
         },
         tools: Tools { allow: None, deny: vec![] },
         lifecycle: Lifecycle {
@@ -110,7 +115,8 @@ fn equal_policies_have_equal_canonical_json() {
         r#"{"accept_degraded":[],"args":null,"environment":{},"filesystem":{"mounts":[]},"#,
         r#""image":{"digest":null,"reference":"time","trust":{"unsigned":{"reason":"x"}}},"#,
         r#""lifecycle":{"start":"on-demand","start_timeout_ms":30000,"stop_timeout_ms":5000},"#,
-        r#""limits":{"cpus_milli":1000,"file_size":1073741824,"memory":1073741824,"open_files":512,"pids":64,"tmp":67108864},"#,
+        r#""limits":{"call_time_ms":3600000,"cpus_milli":1000,"file_size":1073741824,"io":null,"memory":1073741824,"#,
+        r#""open_files":512,"output":16777216,"pids":64,"swap":0,"tmp":67108864,"tmp_files":16384},"#,
         r#""secrets":[],"server":"time","syscalls":{"baseline":"static"},"tools":{"allow":null,"deny":[]}}"#,
     );
     assert_eq!(json, expected);

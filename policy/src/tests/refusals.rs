@@ -102,8 +102,8 @@ fn unknown_keys() {
         &[
             "the key `memroy` is not known under `limits` ¦ memroy ¦ did you mean `memory`?",
             "the key `openFiles` is not known under `limits` ¦ openFiles ¦ did you mean `open_files`?",
-            "the key `zzz` is not known under `limits` ¦ zzz ¦ known here: `memory`, `cpus`, `pids`, `open_files`, \
-             `file_size`, `tmp`",
+            "the key `zzz` is not known under `limits` ¦ zzz ¦ known here: `memory`, `swap`, `cpus`, `pids`, `io`, \
+             `open_files`, `file_size`, `tmp`, `tmp_files`, `output`, `call_time`",
         ],
     );
     refuses("memory: 1GiB", &["the key `memory` is not known ¦ memory ¦ `memory` belongs under `limits`"]);

@@ -3,11 +3,16 @@
 //!
 //! Reading is not trying: the supervisor still reports a kernel that refuses what it advertises.
 
+pub(crate) mod cgroups;
+
 use std::path::Path;
 
 use nix::unistd::{Gid, Uid};
-use palisade_sys::dir::{Dir, read_ambient_bounded};
+use palisade_sys::dir::read_ambient_bounded;
 use serde::Serialize;
+
+pub(crate) use cgroups::CGROUP_ROOT;
+pub use cgroups::{CgroupPlace, Cgroups, DELEGATE_COMMAND, Swap};
 
 /// The facts about this kernel and this user that decide what can be enforced.
 #[derive(Debug, Clone, Serialize)]
@@ -61,26 +66,6 @@ pub enum UserNamespaces {
     },
 }
 
-/// The cgroup set-up of this host, as far as this user can use it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "version", rename_all = "kebab-case")]
-pub enum Cgroups {
-    /// One hierarchy at `/sys/fs/cgroup`, writable by this user.
-    V2,
-    /// A hierarchy for each controller, writable by this user.
-    V1 {
-        /// Those of `memory`, `cpu` and `pids` that are there.
-        controllers: Vec<String>,
-    },
-    /// There, but this user may not make one, or not there at all.
-    Unusable {
-        /// Why.
-        reason: String,
-        /// The way out.
-        remedy: String,
-    },
-}
-
 /// Sizes of the files under `/proc` and `/etc` that are read here; `/etc/subuid` of a large site
 /// with a thousand users is some 30 KiB.
 const FILE_MAX: u64 = 256 * 1024;
@@ -95,7 +80,7 @@ impl HostSupport {
             user_namespaces: user_namespaces(user),
             landlock_abi: palisade_sys::process::landlock_abi(),
             seccomp_filters: palisade_sys::process::seccomp_action_available(SECCOMP_RET_ERRNO),
-            cgroups: cgroups(user),
+            cgroups: cgroups::probe(user),
             overlayfs: overlayfs(),
             subordinate_ids: subordinate_ids(user),
         }
@@ -135,52 +120,6 @@ fn user_namespaces(user: HostUser) -> UserNamespaces {
         );
     }
     UserNamespaces::Available
-}
-
-/// Where distributions mount cgroups.
-pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-
-fn cgroups(user: HostUser) -> Cgroups {
-    let unusable =
-        |reason: &str, remedy: &str| Cgroups::Unusable { reason: reason.into(), remedy: remedy.into() };
-    let Ok(root) = Dir::open_ambient(Path::new(CGROUP_ROOT)) else {
-        return unusable("there is no /sys/fs/cgroup", "mount cgroup2 there");
-    };
-    let unified = root.open_path(Path::new("cgroup.controllers")).is_ok();
-    if !user.is_root() {
-        return unusable(
-            "an ordinary user may not make a cgroup here",
-            "run as root; delegated cgroups of a user are not used by this version",
-        );
-    }
-    if unified {
-        return writable_or(&root, Cgroups::V2);
-    }
-    let controllers: Vec<String> = ["memory", "cpu", "pids"]
-        .into_iter()
-        .filter(|name| root.open_path(&Path::new(name).join("cgroup.procs")).is_ok())
-        .map(str::to_owned)
-        .collect();
-    match controllers.first() {
-        None => unusable("no cgroup controller is mounted below /sys/fs/cgroup", "mount cgroup2 there"),
-        Some(first) => match root.open_dir(Path::new(first)) {
-            Ok(dir) => writable_or(&dir, Cgroups::V1 { controllers: controllers.clone() }),
-            Err(error) => unusable(&error.to_string(), "run as root"),
-        },
-    }
-}
-
-/// A container often has /sys/fs/cgroup mounted read-only.
-fn writable_or(dir: &Dir, usable: Cgroups) -> Cgroups {
-    let read_only = nix::sys::statvfs::fstatvfs(dir)
-        .is_ok_and(|fs| fs.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
-    if read_only {
-        return Cgroups::Unusable {
-            reason: "/sys/fs/cgroup is mounted read-only".into(),
-            remedy: "mount it read-write, or let the policy accept that limits are degraded".into(),
-        };
-    }
-    usable
 }
 
 /// A module that is not loaded yet is not listed; it is loaded when it is first mounted.

@@ -6,7 +6,7 @@
 //! gateway ── Start ──────────────────►               the secrets follow in their pipe
 //! gateway ◄── Started ────────────────               execve succeeded; or Failed
 //! gateway ── Stop ───────────────────►               or the socket closes: the same
-//! gateway ◄── Exited ─────────────────
+//! gateway ◄── Exited ─────────────────               OverMemory beside it, from the keeper
 //! ```
 //!
 //! Every message is one JSON packet. The gateway is the trusted side; the supervisor's answers are
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lockdown::LockdownReport;
 use crate::seccomp::CompiledFilter;
-use crate::spec::SandboxSpec;
+use crate::spec::{FoundLimit, SandboxSpec};
 
 /// One packet. A spec with 32 mounts, 128 environment variables and a filter of 800 instructions
 /// is some 60 KiB; the kernel's default socket buffer takes 208 KiB.
@@ -54,14 +54,35 @@ pub struct Launch {
 /// From the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
-    /// The sandbox stands, locked down, and this is what was read back; nothing of the image has run.
-    Created(Box<LockdownReport>),
+    /// The sandbox stands, locked down; nothing of the image has run.
+    Created(Box<Standing>),
     /// The server runs.
     Started,
     /// It could not be done; nothing is left.
     Failed(Failure),
     /// The server has ended.
     Exited(Exit),
+    /// It used more memory than it may. From the keeper: before `Exited` when the keeper is about to end it, after
+    /// it when the kernel has done so.
+    OverMemory(MemoryLimitBy),
+}
+
+/// What was read back of a sandbox that stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Standing {
+    /// Inside, by the process that becomes the server.
+    pub report: LockdownReport,
+    /// Of its cgroup, from outside.
+    pub limits: Vec<FoundLimit>,
+}
+
+/// Who holds a server to its memory limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemoryLimitBy {
+    /// The kernel, by a cgroup.
+    Kernel,
+    /// The keeper, by looking.
+    Watchdog,
 }
 
 /// A step that failed.

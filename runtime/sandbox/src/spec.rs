@@ -16,10 +16,11 @@ use palisade_policy::{Baseline, Policy, SecretDelivery};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use enforcement::{Enforcement, Layer, State};
+pub(crate) use enforcement::{BY_RLIMITS, IN_CGROUP};
+pub use enforcement::{Enforcement, FoundLimit, Layer, State};
 pub use filesystem::{DEVICES, LandlockAccess, LandlockRule, Mount, MountKind, SECRETS_DIR};
 pub use image::{ImageFacts, ImageFactsError};
-pub use limits::{CgroupKind, CgroupLimits, Rlimit, RlimitKind};
+pub use limits::{CgroupKind, CgroupLimits, IoLimit, Rlimit, RlimitKind, WithoutDisk};
 
 use crate::host::{HostSupport, UserNamespaces};
 
@@ -52,6 +53,8 @@ pub struct SandboxSpec {
     pub rlimits: Vec<Rlimit>,
     /// Limits of the cgroup.
     pub cgroup: CgroupLimits,
+    /// Bytes of memory and swap at which the server is ended, where no cgroup limits them.
+    pub memory_watch: Option<u64>,
     /// Milliseconds between TERM and KILL.
     pub stop_grace_ms: u64,
     /// What is enforced by what, and what this host cannot do.
@@ -173,6 +176,8 @@ pub enum ResolveError {
         limit: &'static str,
         /// Why.
         reason: String,
+        /// What would change that.
+        remedy: Option<String>,
     },
     /// Neither image nor policy names a program.
     #[error("neither the image nor the policy of server `{0}` names a program")]
@@ -199,8 +204,11 @@ impl ResolveError {
                     .into(),
             ),
             Self::Overlayfs => Some("load the module: `modprobe overlay`".into()),
-            Self::NotEnforced { limit, .. } => Some(format!(
-                "run where cgroups can be written (`palisade doctor` says where), or write `accept_degraded: [{limit}]` in the policy"
+            Self::NotEnforced { limit, remedy: Some(remedy), .. } => {
+                Some(format!("{remedy}; or write `accept_degraded: [{limit}]` in the policy"))
+            }
+            Self::NotEnforced { limit, remedy: None, .. } => Some(format!(
+                "run where it can be enforced (`palisade doctor` says what there is), or write `accept_degraded: [{limit}]` in the policy"
             )),
             Self::NoCommand(_) => Some("give the image an ENTRYPOINT, or the policy `args: [program, …]`".into()),
             Self::NoHome(_) => Some("write an absolute path".into()),
@@ -225,7 +233,7 @@ impl SandboxSpec {
         let ResolveInput { policy, image, host, home } = input;
         check_host(host)?;
         let landlock_abi = enforcement::landlock_abi(policy, host)?;
-        let cgroup = limits::cgroup(policy, host)?;
+        let limits = limits::resolve(policy, host)?;
         let mounts = filesystem::mounts(policy, home)?;
         let seccomp = seccomp_line(policy.syscalls.baseline)?;
         Ok(Self {
@@ -243,12 +251,13 @@ impl SandboxSpec {
                 scoped: landlock_abi >= enforcement::LANDLOCK_SCOPES,
             },
             secrets: policy.secrets.iter().map(secret_line).collect(),
-            rlimits: limits::rlimits(policy),
-            enforcement: enforcement::lines(policy, &cgroup, landlock_abi),
+            rlimits: limits.rlimits,
+            enforcement: enforcement::lines(policy, landlock_abi).into_iter().chain(limits.lines).collect(),
+            memory_watch: limits.memory_watch,
             stop_grace_ms: u64::try_from(policy.lifecycle.stop_timeout.as_millis()).unwrap_or(u64::MAX),
             mounts,
             seccomp,
-            cgroup,
+            cgroup: limits.cgroup,
         })
     }
 

@@ -31,9 +31,11 @@ mod oci;
 mod seal;
 pub mod stage;
 mod watch;
+mod watchdog;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -42,11 +44,12 @@ use nix::unistd::Pid;
 use palisade_sys::process::{Fork, exit_now, fork_single_threaded};
 
 use crate::lockdown::Namespaces;
-use crate::protocol::{self, Failure, FailureKind, Launch, LaunchFds, Reply, Request};
+use crate::protocol::{self, Failure, FailureKind, Launch, LaunchFds, MemoryLimitBy, Reply, Request};
 use crate::spec::MountKind;
 use cgroup::{Cgroup, Seats};
 use identity::Keeper;
 use seal::Walls;
+use watchdog::{Verdict, Watchdog};
 
 /// The hidden subcommand that the gateway starts.
 pub const ROLE: &str = "__supervise";
@@ -122,7 +125,7 @@ fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepErr
     // The caller's umask must not decide who can read a mount point.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     let outside = Namespaces::of_this_process().during("looking at the host's namespaces")?;
-    let cgroup = Cgroup::create(&launch.spec.cgroup)?;
+    let cgroup = Cgroup::create(&launch.spec.cgroup, fds.layers.iter().chain(&fds.mounts))?;
     let (keeper_end, supervisor_end) = palisade_sys::socket::packet_pair().during("making a socket")?;
     let pid = nix::unistd::getpid();
     match fork_single_threaded().during("starting the supervisor")? {
@@ -137,7 +140,10 @@ fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepErr
             if mapped.is_err() && nix::sys::signal::kill(supervisor, Signal::SIGKILL).is_err() {
                 // Already gone.
             }
-            let waited = wait_for(supervisor, control);
+            let waited = watch_over(supervisor, control, launch.spec.memory_watch);
+            if cgroup.ran_out_of_memory() {
+                tell_over_memory(control, MemoryLimitBy::Kernel);
+            }
             // The supervisor was killed or has crashed: its sandbox dies with it, and the kernel
             // needs a moment for that before the cgroup is empty.
             cgroup.remove().during("removing the cgroup")?;
@@ -150,13 +156,56 @@ fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepErr
 /// unless somebody has stopped it. Below the second after which nothing may be left.
 const ORPHAN_GRACE_MS: u16 = 500;
 
-/// Waits for the supervisor. When the gateway is gone and the supervisor does not follow, it is killed.
-fn wait_for(supervisor: Pid, control: &OwnedFd) -> Result<(), StepError> {
+/// Waits for the supervisor with an eye on the sandbox's memory, where nothing else limits it.
+fn watch_over(supervisor: Pid, control: &OwnedFd, memory: Option<u64>) -> Result<(), StepError> {
+    let Some(limit) = memory else { return wait_for(supervisor, control, || Ok(None)) };
+    let watchdog = match Watchdog::new(limit, supervisor) {
+        Ok(watchdog) => watchdog,
+        // Not watched, it must not run. (One that has ended by itself cannot be watched either.)
+        Err(error) => {
+            if nix::sys::signal::kill(supervisor, Signal::SIGKILL).is_err() {
+                // Already gone.
+            }
+            return wait_for(supervisor, control, || Ok(None)).and(Err(error));
+        }
+    };
+    let mut ended = false;
+    wait_for(supervisor, control, || {
+        if !ended && watchdog.look() == Verdict::Over {
+            // Said first: the supervisor's own report of the end comes right after.
+            tell_over_memory(control, MemoryLimitBy::Watchdog);
+            watchdog.end_sandbox()?;
+            ended = true;
+        }
+        Ok((!ended).then(Watchdog::interval))
+    })
+}
+
+fn tell_over_memory(control: &OwnedFd, by: MemoryLimitBy) {
+    match protocol::send(control, &Reply::OverMemory(by), &[]) {
+        // When the gateway is gone there is nobody left to tell.
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Waits for the supervisor. When the gateway is gone and the supervisor does not follow, it is killed. `meanwhile`
+/// is called before each wait, and says how long that may take at most.
+fn wait_for(
+    supervisor: Pid,
+    control: &OwnedFd,
+    mut meanwhile: impl FnMut() -> Result<Option<Duration>, StepError>,
+) -> Result<(), StepError> {
     const STEP: &str = "waiting for the supervisor";
     let pidfd = palisade_sys::process::pidfd_open(supervisor).during(STEP)?;
     let mut fds =
         [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::empty())];
-    retry(|| poll(&mut fds, PollTimeout::NONE)).during(STEP)?;
+    loop {
+        let most =
+            meanwhile()?.and_then(|most| PollTimeout::try_from(most).ok()).unwrap_or(PollTimeout::NONE);
+        if retry(|| poll(&mut fds, most)).during(STEP)? > 0 {
+            break;
+        }
+    }
     let [ended, _gateway] = fds;
     if !ended.any().unwrap_or(false) {
         let mut fds = [ended];

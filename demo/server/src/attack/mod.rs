@@ -6,6 +6,7 @@
 
 pub(crate) mod dial;
 pub(crate) mod environment;
+pub(crate) mod exhaust;
 pub(crate) mod fork;
 pub(crate) mod processes;
 pub(crate) mod root;

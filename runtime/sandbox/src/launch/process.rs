@@ -8,8 +8,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::start::SpawnError;
-use crate::lockdown::LockdownReport;
-use crate::protocol::{self, Exit, Reply, Request};
+use crate::protocol::{self, Exit, MemoryLimitBy, Reply, Request, Standing};
 use crate::spec::SandboxSpec;
 
 /// The processes behind a running sandbox. Dropping it ends them.
@@ -20,6 +19,7 @@ pub struct SandboxProcess {
     keeper: Child,
     grace: Duration,
     exit: Option<Exit>,
+    over_memory: Option<MemoryLimitBy>,
 }
 
 /// How a server ended.
@@ -27,6 +27,8 @@ pub struct SandboxProcess {
 pub struct ExitReport {
     /// Its status or signal; `None` when the supervisor itself was killed.
     pub exit: Option<Exit>,
+    /// Whether it was ended, or a process of it, because it used more memory than it may.
+    pub over_memory: Option<MemoryLimitBy>,
 }
 
 /// Longest time from start to "the sandbox stands", 100 times what was measured on a busy machine;
@@ -40,7 +42,7 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 impl SandboxProcess {
     pub(super) fn new(spec: &SandboxSpec, control: OwnedFd, keeper: Child) -> Self {
         let grace = Duration::from_millis(spec.stop_grace_ms);
-        Self { server: spec.server.clone(), control, keeper, grace, exit: None }
+        Self { server: spec.server.clone(), control, keeper, grace, exit: None, over_memory: None }
     }
 
     pub(super) fn server(&self) -> &str {
@@ -71,11 +73,11 @@ impl SandboxProcess {
         self.finish()
     }
 
-    pub(super) fn expect_created(&self) -> Result<Box<LockdownReport>, SpawnError> {
+    pub(super) fn expect_created(&self) -> Result<Box<Standing>, SpawnError> {
         match self.reply(SETUP_TIMEOUT)? {
-            Reply::Created(report) => Ok(report),
+            Reply::Created(standing) => Ok(standing),
             Reply::Failed(failure) => Err(SpawnError::Setup { server: self.server.clone(), failure }),
-            Reply::Started | Reply::Exited(_) => Err(self.out_of_turn()),
+            Reply::Started | Reply::Exited(_) | Reply::OverMemory(_) => Err(self.out_of_turn()),
         }
     }
 
@@ -83,7 +85,7 @@ impl SandboxProcess {
         match self.reply(SETUP_TIMEOUT)? {
             Reply::Started => Ok(()),
             Reply::Failed(failure) => Err(SpawnError::Setup { server: self.server.clone(), failure }),
-            Reply::Created(_) | Reply::Exited(_) => Err(self.out_of_turn()),
+            Reply::Created(_) | Reply::Exited(_) | Reply::OverMemory(_) => Err(self.out_of_turn()),
         }
     }
 
@@ -124,20 +126,39 @@ impl SandboxProcess {
     }
 
     fn read_exit(&mut self, timeout: Duration) -> Waited {
-        match self.readable_within(timeout) {
-            Ok(true) => {}
-            Ok(false) => return Waited::TimedOut,
-            Err(_gone) => return Waited::Over,
+        loop {
+            match self.readable_within(timeout) {
+                Ok(true) => {}
+                Ok(false) => return Waited::TimedOut,
+                Err(_gone) => return Waited::Over,
+            }
+            match protocol::receive(&self.control) {
+                Ok(Some((Reply::OverMemory(by), _no_fds))) => self.over_memory = Some(by),
+                Ok(Some((Reply::Exited(exit), _no_fds))) => {
+                    self.exit = Some(exit);
+                    return Waited::Over;
+                }
+                Ok(_) | Err(_) => return Waited::Over,
+            }
         }
-        if let Ok(Some((Reply::Exited(exit), _no_fds))) = protocol::receive(&self.control) {
-            self.exit = Some(exit);
-        }
-        Waited::Over
     }
 
     fn finish(&mut self) -> ExitReport {
+        if self.exit.is_some() {
+            self.read_last_word();
+        }
         self.end_keeper();
-        ExitReport { exit: self.exit }
+        ExitReport { exit: self.exit, over_memory: self.over_memory }
+    }
+
+    /// The keeper looks at the cgroup once all is over; then it ends, and the socket with it.
+    fn read_last_word(&mut self) {
+        while self.readable_within(CLEANUP_TIMEOUT).unwrap_or(false) {
+            match protocol::receive(&self.control) {
+                Ok(Some((Reply::OverMemory(by), _no_fds))) => self.over_memory = Some(by),
+                Ok(_) | Err(_) => return,
+            }
+        }
     }
 
     /// The keeper ends once it has cleaned up; if it does not, its death takes the rest along.

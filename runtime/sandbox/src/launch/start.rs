@@ -9,8 +9,9 @@ use zeroize::Zeroizing;
 use super::PreparedSandbox;
 use super::process::SandboxProcess;
 use crate::lockdown::LockdownReport;
-use crate::protocol::{self, Failure, LaunchFds, Request};
+use crate::protocol::{Failure, LaunchFds, Request, Standing};
 use crate::secret::Secrets;
+use crate::spec::{BY_RLIMITS, FoundLimit};
 use crate::supervisor::ROLE;
 
 /// A sandbox that stands, locked down, and waits. It holds no secret, and nothing of the image has run.
@@ -20,7 +21,7 @@ use crate::supervisor::ROLE;
 pub struct CreatedSandbox {
     secret_names: Vec<String>,
     pipes: OurEnds,
-    report: Box<LockdownReport>,
+    standing: Box<Standing>,
     process: SandboxProcess,
 }
 
@@ -34,7 +35,9 @@ pub struct RunningSandbox {
     /// Its standard error.
     pub stderr: OwnedFd,
     /// What was read back inside the sandbox before the server started.
-    pub report: Box<LockdownReport>,
+    pub report: LockdownReport,
+    /// What was read back of its cgroup.
+    pub limits: Vec<FoundLimit>,
     process: SandboxProcess,
 }
 
@@ -79,8 +82,8 @@ impl SpawnError {
             )),
             Self::Supervisor { .. } => Some("`palisade doctor` shows what this host offers".into()),
             Self::Setup { failure, .. } => Some(match failure.kind {
-                protocol::FailureKind::Host => "`palisade doctor` shows what this host offers".into(),
-                protocol::FailureKind::NotFound | protocol::FailureKind::NotExecutable => {
+                crate::protocol::FailureKind::Host => "`palisade doctor` shows what this host offers".into(),
+                crate::protocol::FailureKind::NotFound | crate::protocol::FailureKind::NotExecutable => {
                     "look at the image's ENTRYPOINT and at `args` in the policy".into()
                 }
             }),
@@ -103,8 +106,8 @@ impl PreparedSandbox {
         let RoleProcess { child, control } = spawn_self(ROLE).map_err(lost("could not be started"))?;
         let process = SandboxProcess::new(&self.spec, control, child);
         self.hand_over(&process, theirs).map_err(lost("went away"))?;
-        let report = process.expect_created()?;
-        Ok(CreatedSandbox { secret_names: self.secret_names(), pipes: ours, report, process })
+        let standing = process.expect_created()?;
+        Ok(CreatedSandbox { secret_names: self.secret_names(), pipes: ours, standing, process })
     }
 
     /// Builds the sandbox and starts the server.
@@ -142,7 +145,7 @@ impl CreatedSandbox {
     /// # Errors
     /// When a secret is missing, the sandbox is gone, or the image has no such program.
     pub fn start(self, secrets: &Secrets) -> Result<RunningSandbox, SpawnError> {
-        let Self { secret_names, pipes, report, process } = self;
+        let Self { secret_names, pipes, standing, process } = self;
         let OurEnds { stdin, stdout, stderr, secrets: pipe } = pipes;
         let payload = encode(process.server(), secrets, &secret_names)?;
         process.ask(&Request::Start)?;
@@ -151,7 +154,8 @@ impl CreatedSandbox {
         pipe.write_all(&payload).map_err(|source| process.lost("went away", source))?;
         drop(pipe);
         process.expect_started()?;
-        Ok(RunningSandbox { stdin, stdout, stderr, report, process })
+        let Standing { report, limits } = *standing;
+        Ok(RunningSandbox { stdin, stdout, stderr, report, limits, process })
     }
 }
 
@@ -189,6 +193,14 @@ fn pipes() -> io::Result<(TheirEnds, OurEnds)> {
 }
 
 impl RunningSandbox {
+    /// Every limit that was read back: of its cgroup, and of its process.
+    pub fn found_limits(&self) -> Vec<FoundLimit> {
+        let rlimits: Vec<String> =
+            self.report.rlimits.iter().map(|limit| format!("{:?} {}", limit.kind, limit.value)).collect();
+        let rlimits = FoundLimit { what: BY_RLIMITS.into(), found: rlimits.join(", ") };
+        self.limits.iter().cloned().chain([rlimits]).collect()
+    }
+
     /// Separates the pipes from the process, so that each can have its own owner.
     pub fn into_parts(self) -> (OwnedFd, OwnedFd, OwnedFd, SandboxProcess) {
         (self.stdin, self.stdout, self.stderr, self.process)

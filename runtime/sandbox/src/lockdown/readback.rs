@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::filters::Filtered;
 use super::{LockdownError, Plan};
-use crate::spec::Identity;
+use crate::spec::{Identity, Rlimit};
 use namespaces::Namespaces;
 
 /// The process may become the server: everything was set and everything was read back.
@@ -68,6 +68,8 @@ pub struct LockdownReport {
     pub mounts: usize,
     /// Descriptors that the server starts with.
     pub descriptors: usize,
+    /// The resource limits as they are, soft and hard the same.
+    pub rlimits: Vec<Rlimit>,
 }
 
 const STEP: &str = "reading the lock-down back";
@@ -156,6 +158,7 @@ fn read(plan: &Plan, before: Before) -> Result<LockdownReport, LockdownError> {
         namespaces: Namespaces::of_this_process()
             .map_err(|error| failed(format!("the namespaces: {error}")))?,
         mounts: mounts::verify(&mountinfo, &plan.spec.mounts).map_err(failed)?,
+        rlimits: super::rlimits::read_back(&plan.spec.rlimits)?,
         descriptors: descriptors::verify().map_err(|error| failed(format!("the descriptors: {error}")))?,
     })
 }

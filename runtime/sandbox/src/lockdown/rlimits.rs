@@ -32,6 +32,23 @@ pub fn set(limits: &[Rlimit]) -> Result<Limited, LockdownError> {
     Ok(Limited(()))
 }
 
+/// The limits as the kernel has them now, which the server inherits.
+pub(super) fn read_back(limits: &[Rlimit]) -> Result<Vec<Rlimit>, LockdownError> {
+    limits
+        .iter()
+        .map(|limit| match getrlimit(resource(limit.kind)) {
+            Ok((soft, hard)) if soft == hard && hard <= limit.value => {
+                Ok(Rlimit { kind: limit.kind, value: hard })
+            }
+            Ok((soft, hard)) => Err(LockdownError::new(
+                "reading a resource limit back",
+                format!("{:?} is {soft} to {hard}, not {}", limit.kind, limit.value),
+            )),
+            Err(error) => Err(LockdownError::new("reading a resource limit back", error)),
+        })
+        .collect()
+}
+
 fn resource(kind: RlimitKind) -> Resource {
     match kind {
         RlimitKind::Core => Resource::RLIMIT_CORE,
@@ -41,5 +58,6 @@ fn resource(kind: RlimitKind) -> Resource {
         RlimitKind::LockedMemory => Resource::RLIMIT_MEMLOCK,
         RlimitKind::MessageQueues => Resource::RLIMIT_MSGQUEUE,
         RlimitKind::PendingSignals => Resource::RLIMIT_SIGPENDING,
+        RlimitKind::Data => Resource::RLIMIT_DATA,
     }
 }

@@ -4,7 +4,6 @@ use palisade_policy::{Degradation, Policy};
 use serde::{Deserialize, Serialize};
 
 use super::ResolveError;
-use super::limits::{CgroupKind, CgroupLimits};
 use crate::host::HostSupport;
 
 /// One promise and what keeps it.
@@ -17,6 +16,18 @@ pub struct Enforcement {
     pub by: Layer,
     /// Whether it is kept.
     pub state: State,
+    /// What was read back once the sandbox stood; in the audit log, where there is something to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
+}
+
+/// A limit as the kernel has it, read once the sandbox stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundLimit {
+    /// The promise that it belongs to, as [`Enforcement::what`] says it.
+    pub what: String,
+    /// Where it was read, and what was there.
+    pub found: String,
 }
 
 /// A layer of the sandbox.
@@ -37,6 +48,10 @@ pub enum Layer {
     Cgroup,
     /// A resource limit.
     Rlimit,
+    /// The keeper, which looks at the sandbox from outside.
+    Watchdog,
+    /// The gateway, which reads and writes the server's pipes.
+    Gateway,
 }
 
 /// Whether a promise is kept.
@@ -45,6 +60,11 @@ pub enum Layer {
 pub enum State {
     /// By the kernel; read back before the server starts where the kernel lets us.
     Enforced,
+    /// After the fact or in part; the policy accepts that.
+    Soft {
+        /// How, and why not better.
+        reason: String,
+    },
     /// Not on this host; the policy accepts that.
     Degraded {
         /// Why.
@@ -67,10 +87,41 @@ pub(super) fn landlock_abi(policy: &Policy, host: &HostSupport) -> Result<u32, R
     Ok(host.landlock_abi.min(LANDLOCK_NEWEST))
 }
 
-/// All promises of a sandbox.
-pub(super) fn lines(policy: &Policy, cgroup: &CgroupLimits, landlock_abi: u32) -> Vec<Enforcement> {
-    let enforced = |what: &str, by| Enforcement { what: what.into(), by, state: State::Enforced };
-    let mut lines = vec![
+impl State {
+    pub(super) fn degraded(reason: String) -> Self {
+        Self::Degraded { reason }
+    }
+}
+
+impl Enforcement {
+    pub(super) fn of(what: &str, by: Layer, state: State) -> Self {
+        Self { what: what.into(), by, state, found: None }
+    }
+
+    /// The lines with what was found of each.
+    pub fn with_found(lines: &[Self], found: &[FoundLimit]) -> Vec<Self> {
+        let found_of = |line: &Self| {
+            let found: Vec<&str> = found
+                .iter()
+                .filter(|found| found.what == line.what)
+                .map(|found| found.found.as_str())
+                .collect();
+            (!found.is_empty()).then(|| found.join("; "))
+        };
+        lines.iter().map(|line| Self { found: found_of(line), ..line.clone() }).collect()
+    }
+}
+
+/// The promise that resource limits keep, beside those on processes.
+pub(crate) const BY_RLIMITS: &str = "limits on open files, file size and core dumps";
+
+/// The cgroup that a sandbox is in; nothing says so where there is none.
+pub(crate) const IN_CGROUP: &str = "its processes, and no other, are in a cgroup of their own";
+
+/// All promises of a sandbox but those of limits that a cgroup keeps.
+pub(super) fn lines(policy: &Policy, landlock_abi: u32) -> Vec<Enforcement> {
+    let enforced = |what: &str, by| Enforcement::of(what, by, State::Enforced);
+    vec![
         enforced("sees only its own processes, mounts, hostname, IPC objects and cgroup", Layer::Namespace),
         enforced("has no network: its network namespace has no address and no route", Layer::Namespace),
         enforced(
@@ -78,47 +129,23 @@ pub(super) fn lines(policy: &Policy, cgroup: &CgroupLimits, landlock_abi: u32) -
             Layer::Mount,
         ),
         enforced("programs run only from the image, never from a place the server can write", Layer::Mount),
+        enforced("limits on bytes and files in /tmp and /dev/shm", Layer::Mount),
         enforced("holds no capability and can gain none", Layer::Privileges),
         enforced("makes only the system calls of its baseline", Layer::Seccomp),
-        enforced("limits on open files, file size and core dumps", Layer::Rlimit),
-    ];
-    lines.push(landlock_line(landlock_abi, policy.landlock.minimum_abi));
-    lines.extend([
-        cgroup_line("memory", cgroup, cgroup.memory_bytes),
-        cgroup_line("cpus", cgroup, cgroup.cpu_millis),
-        pids_line(cgroup),
-    ]);
-    lines
+        enforced(BY_RLIMITS, Layer::Rlimit),
+        enforced("limits on its output and on the time of a call", Layer::Gateway),
+        landlock_line(landlock_abi, policy.landlock.minimum_abi),
+    ]
 }
 
 fn landlock_line(abi: u32, needed: u32) -> Enforcement {
-    let what = "writes only where the policy mounts write access, and below /tmp and /dev/shm".into();
+    let what = "writes only where the policy mounts write access, and below /tmp and /dev/shm";
     let state = if abi >= needed {
         State::Enforced
     } else {
-        State::Degraded {
-            reason: format!(
-                "the kernel offers Landlock ABI {abi}, the policy wants {needed}; read-only mounts still hold"
-            ),
-        }
+        State::degraded(format!(
+            "the kernel offers Landlock ABI {abi}, the policy wants {needed}; read-only mounts still hold"
+        ))
     };
-    Enforcement { what, by: Layer::Landlock, state }
-}
-
-fn cgroup_line(name: &str, cgroup: &CgroupLimits, limit: Option<u64>) -> Enforcement {
-    let state = match (limit, &cgroup.kind) {
-        (Some(_), _) => State::Enforced,
-        (None, CgroupKind::None { reason }) => State::Degraded { reason: reason.clone() },
-        (None, CgroupKind::V1 | CgroupKind::V2) => {
-            State::Degraded { reason: format!("this host has no {name} controller") }
-        }
-    };
-    Enforcement { what: format!("limit on {name}"), by: Layer::Cgroup, state }
-}
-
-/// Without a cgroup the count of processes is still limited: `RLIMIT_NPROC` is counted for each
-/// user namespace since Linux 5.14, and each sandbox has one.
-fn pids_line(cgroup: &CgroupLimits) -> Enforcement {
-    let by = if cgroup.pids.is_some() { Layer::Cgroup } else { Layer::Rlimit };
-    Enforcement { what: "limit on pids".into(), by, state: State::Enforced }
+    Enforcement::of(what, Layer::Landlock, state)
 }

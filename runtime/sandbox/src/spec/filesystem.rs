@@ -35,6 +35,8 @@ pub enum MountKind {
     Tmpfs {
         /// Its size.
         bytes: u64,
+        /// How many files, directories and links fit.
+        files: u64,
     },
     /// A directory or file of the host that the policy mounts.
     Host {
@@ -69,20 +71,30 @@ pub enum LandlockAccess {
 /// POSIX shared memory: Python's `multiprocessing` keeps semaphores there, a few pages each.
 const SHM_BYTES: u64 = 16 * 1024 * 1024;
 
+/// A semaphore or a shared array is one page at least.
+const SHM_FILES: u64 = SHM_BYTES / 4096;
+
 /// Room for 32 secrets of 32 KiB, in pages.
 const SECRETS_BYTES: u64 = 2 * 1024 * 1024;
 
+/// The directory and 32 secrets, rounded up.
+const SECRETS_FILES: u64 = 64;
+
 pub(super) fn mounts(policy: &Policy, home: Option<&Path>) -> Result<Vec<Mount>, ResolveError> {
-    let tmp = policy.limits.tmp.bytes();
+    let (tmp, tmp_files) = (policy.limits.tmp.bytes(), u64::from(policy.limits.tmp_files));
     let mut mounts = vec![
         mount("/", MountKind::Layers, &["ro"]),
         mount("/proc", MountKind::Proc, &["noexec", "subset=pid", "hidepid=invisible"]),
         mount("/dev", MountKind::Devices, &["ro", "noexec"]),
-        mount("/dev/shm", MountKind::Tmpfs { bytes: SHM_BYTES }, &["noexec"]),
-        mount("/tmp", MountKind::Tmpfs { bytes: tmp }, &["noexec"]),
+        mount("/dev/shm", MountKind::Tmpfs { bytes: SHM_BYTES, files: SHM_FILES }, &["noexec"]),
+        mount("/tmp", MountKind::Tmpfs { bytes: tmp, files: tmp_files }, &["noexec"]),
     ];
     if policy.secrets.iter().any(|secret| matches!(secret.delivery, SecretDelivery::File { .. })) {
-        mounts.push(mount(SECRETS_DIR, MountKind::Tmpfs { bytes: SECRETS_BYTES }, &["noexec"]));
+        mounts.push(mount(
+            SECRETS_DIR,
+            MountKind::Tmpfs { bytes: SECRETS_BYTES, files: SECRETS_FILES },
+            &["noexec"],
+        ));
     }
     for grant in &policy.filesystem.mounts {
         let source = expand_home(&grant.source, home)?;

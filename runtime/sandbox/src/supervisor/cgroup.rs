@@ -4,18 +4,28 @@
 //! The keeper makes the directories and writes the limits; the supervisor moves itself in through
 //! descriptors that the keeper opened, lets libcontainer clone the sandbox, and moves out again, so
 //! that only the sandbox is counted. (The kernel checks the opener's rights on that write, not the
-//! writer's: cgroups(7), CVE-2021-4197.)
+//! writer's: cgroups(7), CVE-2021-4197.) Then it reads back who is in there and what the limits are.
+//!
+//! Reading order: [`files`] (what is written), [`place`] (where), [`disks`] (for `limits.io`).
+
+mod disks;
+mod files;
+mod place;
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use palisade_sys::dir::Dir;
+use nix::unistd::{Pid, getpid};
+use palisade_sys::dir::{Dir, read_all_bounded, read_ambient_bounded};
 
+use self::files::{LimitFile, Plan};
+use self::place::PARENT;
 use super::{During, StepError};
-use crate::host::CGROUP_ROOT;
-use crate::spec::{CgroupKind, CgroupLimits};
+use crate::host::cgroups::{CGROUP_ROOT, FILE_MAX, group_in, pids};
+use crate::spec::{CgroupKind, CgroupLimits, FoundLimit, IN_CGROUP};
 
 /// Directories of one sandbox, one for each hierarchy; none where there is no cgroup to be had.
 #[derive(Debug)]
@@ -23,64 +33,109 @@ pub(super) struct Cgroup {
     groups: Vec<Group>,
 }
 
-/// The ways into the sandbox's cgroup and out again; gone once they have been used.
 #[derive(Debug)]
-pub(super) struct Seats(Vec<(File, File)>);
+struct Group {
+    hierarchy: &'static str,
+    /// What `palisade` is in.
+    base: Dir,
+    /// `palisade`, which holds one directory for each sandbox.
+    parent: Dir,
+    name: String,
+    seat: Seat,
+}
+
+/// The ways into the sandbox's cgroup and out again, and what is read back there.
+#[derive(Debug)]
+pub(super) struct Seats(Vec<Seat>);
+
+#[derive(Debug)]
+struct Seat {
+    /// `cgroup.procs` of the sandbox.
+    inside: File,
+    /// `cgroup.procs` of where the keeper is.
+    outside: File,
+    /// The limits, for reading.
+    limits: Vec<(LimitFile, File)>,
+}
+
+const READ_BACK: &str = "reading the cgroup back";
 
 impl Seats {
     /// Runs `launch` with this process inside, so that what it starts stays inside.
-    pub(super) fn around<T>(self, launch: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
-        for (inside, _outside) in &self.0 {
+    pub(super) fn around<T>(&self, launch: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
+        for Seat { inside, .. } in &self.0 {
             let mut inside = inside;
             inside.write_all(b"0").during("moving into the cgroup")?;
         }
         let launched = launch();
-        for (_inside, outside) in &self.0 {
+        for Seat { outside, .. } in &self.0 {
             let mut outside = outside;
             outside.write_all(b"0").during("moving out of the cgroup")?;
         }
         launched
     }
+
+    /// What the kernel has made of it, now that `init` stands: pid 1 of the sandbox is inside, this process is not,
+    /// and the limits are what they were set to.
+    pub(super) fn read_back(self, init: Pid) -> Result<Vec<FoundLimit>, StepError> {
+        let mut found = Vec::new();
+        for Seat { inside, outside: _, limits } in self.0 {
+            let members = pids(&again(&inside).during(READ_BACK)?);
+            check_members(&members, init, getpid())?;
+            for (limit, file) in limits {
+                let text = again(&file).during(READ_BACK)?;
+                let text = compare(&limit, &String::from_utf8_lossy(&text))?;
+                found.push(FoundLimit { what: limit.what.into(), found: format!("{} {text}", limit.name) });
+            }
+            found.push(FoundLimit { what: IN_CGROUP.into(), found: format!("{} inside", members.len()) });
+        }
+        Ok(found)
+    }
 }
 
-#[derive(Debug)]
-struct Group {
-    /// The root of the hierarchy.
-    root: Dir,
-    /// `palisade` below it, which holds one directory for each sandbox.
-    parent: Dir,
-    name: String,
-    /// `cgroup.procs` of the sandbox.
-    inside: File,
-    /// `cgroup.procs` of where the keeper is.
-    outside: File,
+fn check_members(members: &[u32], init: Pid, supervisor: Pid) -> Result<(), StepError> {
+    let has = |pid: Pid| u32::try_from(pid.as_raw()).is_ok_and(|pid| members.contains(&pid));
+    if !has(init) {
+        return Err(StepError::new(READ_BACK, "pid 1 of the sandbox is not in it"));
+    }
+    if has(supervisor) {
+        return Err(StepError::new(READ_BACK, "the supervisor is still in it"));
+    }
+    Ok(())
 }
 
-/// The directory that holds ours in each hierarchy.
-const PARENT: &str = "palisade";
+/// The text of a limit file, if it says what was written.
+fn compare(limit: &LimitFile, found: &str) -> Result<String, StepError> {
+    let found = found.trim();
+    if files::took_effect(&limit.value, found) {
+        return Ok(found.replace('\n', ", "));
+    }
+    let LimitFile { name, value, .. } = limit;
+    Err(StepError::new(
+        READ_BACK,
+        format!("{name} is `{}` after `{value}` was written", found.escape_debug()),
+    ))
+}
 
-/// Control files hold a number or a short list; `cgroup.procs` of a sandbox at its pids limit of
-/// 32768 is 224 KiB.
-const FILE_MAX: u64 = 256 * 1024;
-
-/// The period of the processor limit in microseconds, the kernel's own default.
-const CPU_PERIOD_US: u64 = 100_000;
+/// The whole file from its beginning; control files give their content anew each time.
+fn again(mut file: &File) -> io::Result<Vec<u8>> {
+    file.rewind()?;
+    read_all_bounded(file, FILE_MAX)
+}
 
 impl Cgroup {
-    /// Makes the cgroup with its limits, and removes those that a killed run has left.
-    pub(super) fn create(limits: &CgroupLimits) -> Result<Self, StepError> {
-        const STEP: &str = "making the cgroup";
-        let plan = match limits.kind {
-            CgroupKind::None { .. } => Vec::new(),
-            CgroupKind::V2 => vec![("", v2_files(limits))],
-            CgroupKind::V1 => v1_files(limits),
-        };
+    /// Makes the cgroup with its limits, and removes those that a killed run has left. `sources` are the layers
+    /// and mounts whose disks are limited.
+    pub(super) fn create<'a>(
+        limits: &CgroupLimits,
+        sources: impl IntoIterator<Item = &'a OwnedFd>,
+    ) -> Result<Self, StepError> {
+        let disks = limits.io.map_or(Ok(Vec::new()), |io| disks::behind(io, sources))?;
         let mut cgroup = Self { groups: Vec::new() };
-        for (hierarchy, files) in plan {
-            let added = Group::create(hierarchy, limits).during(STEP).and_then(|group| {
-                let limited = group.write_limits(&files);
+        for plan in files::plans(limits, &disks) {
+            let added = Group::create(&plan, limits).and_then(|group| {
                 cgroup.groups.push(group);
-                limited
+                cgroup.groups.last_mut().map_or(Ok(()), |group| group.write_limits(&plan))
             });
             if let Err(error) = added {
                 cgroup.remove().during("removing a cgroup that could not be used")?;
@@ -90,22 +145,41 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// What the supervisor takes along: the two `cgroup.procs` of each hierarchy and no directory, which
-    /// would be a way back into the host's mounts.
+    /// What the supervisor takes along: `cgroup.procs` twice and the limits of each hierarchy, and no directory,
+    /// which would be a way back into the host's mounts.
     pub(super) fn into_seats(self) -> Seats {
-        Seats(self.groups.into_iter().map(|group| (group.inside, group.outside)).collect())
+        Seats(self.groups.into_iter().map(|group| group.seat).collect())
+    }
+
+    /// Whether the kernel has killed something in it for lack of memory.
+    pub(super) fn ran_out_of_memory(&self) -> bool {
+        self.groups.iter().any(|group| {
+            ["memory.events", "memory.oom_control"].into_iter().any(|file| {
+                let path = Path::new(&group.name).join(file);
+                group
+                    .parent
+                    .read_bounded(&path, FILE_MAX)
+                    .is_ok_and(|text| counts_a_kill(&String::from_utf8_lossy(&text)))
+            })
+        })
     }
 
     /// Removes the directories; waits for the kernel to reap the last task.
     pub(super) fn remove(&self) -> io::Result<()> {
         for group in &self.groups {
             remove_when_empty(&group.parent, Path::new(&group.name))?;
-            if group.root.remove_dir(Path::new(PARENT)).is_err() {
+            if group.base.remove_dir(Path::new(PARENT)).is_err() {
                 // Another sandbox is below it; the last one removes it.
             }
         }
         Ok(())
     }
+}
+
+/// `oom_kill N`, in `memory.events` of v2 and, since Linux 4.13, in `memory.oom_control` of v1.
+fn counts_a_kill(text: &str) -> bool {
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.is_some_and(|count| count.trim() != "0")
 }
 
 /// What `rmdir` of a cgroup may have to wait for after a SIGKILL: exit of a task in a long system call.
@@ -130,8 +204,8 @@ fn remove_when_empty(parent: &Dir, name: &Path) -> io::Result<()> {
 /// When the supervisor crashed before its sandbox was told to die with it.
 fn kill_all(parent: &Dir, name: &Path) -> io::Result<()> {
     let procs = parent.read_bounded(&name.join("cgroup.procs"), FILE_MAX)?;
-    for pid in String::from_utf8_lossy(&procs).lines().filter_map(|line| line.parse().ok()) {
-        match nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL) {
+    for pid in pids(&procs).into_iter().filter_map(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0) {
+        match nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL) {
             Ok(()) | Err(nix::Error::ESRCH) => {}
             Err(error) => return Err(error.into()),
         }
@@ -139,74 +213,46 @@ fn kill_all(parent: &Dir, name: &Path) -> io::Result<()> {
     Ok(())
 }
 
-type Files = Vec<(&'static str, String)>;
-
-fn v2_files(limits: &CgroupLimits) -> Files {
-    let mut files = Vec::new();
-    if let Some(bytes) = limits.memory_bytes {
-        // With no swap, `memory` is all the memory that there is.
-        files.extend([("memory.max", bytes.to_string()), ("memory.swap.max", "0".into())]);
-        // One process out of memory must not leave half a server behind.
-        files.push(("memory.oom.group", "1".into()));
-    }
-    if let Some(millis) = limits.cpu_millis {
-        files.push(("cpu.max", format!("{} {CPU_PERIOD_US}", cpu_quota(millis))));
-    }
-    if let Some(pids) = limits.pids {
-        files.push(("pids.max", pids.to_string()));
-    }
-    files
-}
-
-fn v1_files(limits: &CgroupLimits) -> Vec<(&'static str, Files)> {
-    let mut plan: Vec<(&'static str, Files)> = Vec::new();
-    if let Some(bytes) = limits.memory_bytes {
-        let mut files = vec![("memory.limit_in_bytes", bytes.to_string())];
-        // Memory and swap together; absent on a kernel that does not account swap.
-        if Path::new(CGROUP_ROOT).join("memory/memory.memsw.limit_in_bytes").is_file() {
-            files.push(("memory.memsw.limit_in_bytes", bytes.to_string()));
-        }
-        plan.push(("memory", files));
-    }
-    if let Some(millis) = limits.cpu_millis {
-        let quota = cpu_quota(millis).to_string();
-        plan.push((
-            "cpu",
-            vec![("cpu.cfs_period_us", CPU_PERIOD_US.to_string()), ("cpu.cfs_quota_us", quota)],
-        ));
-    }
-    if let Some(pids) = limits.pids {
-        plan.push(("pids", vec![("pids.max", pids.to_string())]));
-    }
-    plan
-}
-
-fn cpu_quota(millis: u64) -> u64 {
-    millis.saturating_mul(CPU_PERIOD_US).div_euclid(1000)
-}
-
 impl Group {
-    fn create(hierarchy: &str, limits: &CgroupLimits) -> io::Result<Self> {
-        let root = Dir::open_ambient(&Path::new(CGROUP_ROOT).join(hierarchy))?;
-        let name = format!("{}-{}", std::process::id(), start_time(std::process::id())?);
-        let (parent, dir) = make_dirs(&root, &name, limits)?;
-        let inside = dir.open_file_rw(Path::new("cgroup.procs"))?;
-        let outside = Dir::open_ambient(&own_group(hierarchy)?)?.open_file_rw(Path::new("cgroup.procs"))?;
-        Ok(Self { root, parent, name, inside, outside })
+    fn create(plan: &Plan, limits: &CgroupLimits) -> Result<Self, StepError> {
+        const STEP: &str = "making the cgroup";
+        let place = match limits.kind {
+            CgroupKind::V2 { place } => Some(place),
+            CgroupKind::V1 | CgroupKind::None { .. } => None,
+        };
+        let base = place::base(place, plan)?;
+        let name = format!("{}-{}", std::process::id(), start_time(std::process::id()).during(STEP)?);
+        let made = make_dirs(&base, &name, plan).and_then(|(parent, dir)| {
+            let inside = dir.open_file_rw(Path::new("cgroup.procs"))?;
+            // Read after `place::base`, which may have moved this process.
+            let outside = open_own_procs(plan.hierarchy)?;
+            Ok((parent, Seat { inside, outside, limits: Vec::new() }))
+        });
+        match made {
+            Ok((parent, seat)) => Ok(Self { hierarchy: plan.hierarchy, base, parent, name, seat }),
+            Err(error) => {
+                for dir in [Path::new(PARENT).join(&name).as_path(), Path::new(PARENT)] {
+                    if base.remove_dir(dir).is_err() {
+                        // It was not made, or other sandboxes are in it.
+                    }
+                }
+                Err(StepError::new(STEP, error))
+            }
+        }
     }
 
-    /// Writes each limit and reads it back.
-    fn write_limits(&self, files: &Files) -> Result<(), StepError> {
+    /// Writes each limit, reads it back, and keeps it open for another look once the sandbox stands.
+    fn write_limits(&mut self, plan: &Plan) -> Result<(), StepError> {
         const STEP: &str = "setting a cgroup limit";
         let dir = self.parent.open_dir(Path::new(&self.name)).during(STEP)?;
-        for (file, value) in files {
-            write_file(&dir, file, value)
-                .map_err(|error| StepError::new(STEP, format!("{file}: {error}")))?;
-            let found = dir.read_bounded(Path::new(file), FILE_MAX).during(STEP)?;
-            let found = String::from_utf8_lossy(&found).trim().to_owned();
-            if !took_effect(value, &found) {
-                return Err(StepError::new(STEP, format!("{file} is `{found}` after `{value}` was written")));
-            }
+        for limit in &plan.files {
+            let failed = |error: io::Error| {
+                StepError::new(STEP, format!("{}: {error}", files::shown(self.hierarchy, limit.name)))
+            };
+            place::write_file(&dir, limit.name, &limit.value).map_err(failed)?;
+            let file = dir.open_file(Path::new(limit.name)).map_err(failed)?;
+            compare(limit, &String::from_utf8_lossy(&again(&file).map_err(failed)?))?;
+            self.seat.limits.push((limit.clone(), file));
         }
         Ok(())
     }
@@ -216,48 +262,39 @@ impl Group {
 /// remove the first again. That needs another run to end each time, so a few tries are many.
 const MAKE_TRIES: u32 = 16;
 
-fn make_dirs(root: &Dir, name: &str, limits: &CgroupLimits) -> io::Result<(Dir, Dir)> {
+fn make_dirs(base: &Dir, name: &str, plan: &Plan) -> io::Result<(Dir, Dir)> {
     let mut tries = MAKE_TRIES;
     loop {
         tries = tries.saturating_sub(1);
-        let parent = root.ensure_dir(Path::new(PARENT), 0o755)?;
-        if limits.kind == CgroupKind::V2 {
-            for dir in [root, &parent] {
-                write_file(dir, "cgroup.subtree_control", "+memory +cpu +pids")?;
-            }
-        }
-        sweep(&parent);
-        match parent.create_dir(Path::new(name), 0o755) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => {}
-            made => return Ok((parent, made?)),
+        let made = make_dirs_once(base, name, plan);
+        match made {
+            Err(error) if tries > 0 && is_gone(&error) => {}
+            made => return made,
         }
     }
 }
 
-/// The kernel rounds bytes down to whole pages and otherwise repeats what was written.
-fn took_effect(written: &str, found: &str) -> bool {
-    match (written.parse::<u64>(), found.parse::<u64>()) {
-        (Ok(written), Ok(found)) => found <= written && written.saturating_sub(found) < 65_536,
-        _ => written == found,
-    }
+/// What a directory that was removed answers: to a look into it, and to a write into a file of it.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV)
 }
 
-fn write_file(dir: &Dir, file: &str, value: &str) -> io::Result<()> {
-    dir.open_file_rw(Path::new(file))?.write_all(value.as_bytes())
+fn make_dirs_once(base: &Dir, name: &str, plan: &Plan) -> io::Result<(Dir, Dir)> {
+    let parent = base.ensure_dir(Path::new(PARENT), 0o755)?;
+    place::hand_down(base, plan)?;
+    place::hand_down(&parent, plan)?;
+    sweep(&parent);
+    let dir = parent.create_dir(Path::new(name), 0o755)?;
+    Ok((parent, dir))
 }
 
-/// Where this process is in a hierarchy (`proc_pid_cgroup(5)`: `id:controllers:path`).
-fn own_group(hierarchy: &str) -> io::Result<PathBuf> {
-    let bytes = palisade_sys::dir::read_ambient_bounded(Path::new("/proc/self/cgroup"), FILE_MAX)?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let path = text.lines().find_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let controllers = parts.next()?;
-        let path = parts.next()?;
-        controllers.split(',').any(|name| name == hierarchy).then(|| path.trim_start_matches('/').to_owned())
-    });
-    let path = path.ok_or(io::ErrorKind::NotFound)?;
-    Ok(Path::new(CGROUP_ROOT).join(hierarchy).join(path))
+/// `cgroup.procs` of where this process is.
+fn open_own_procs(hierarchy: &str) -> io::Result<File> {
+    let text = read_ambient_bounded(Path::new("/proc/self/cgroup"), FILE_MAX)?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let group = group_in(&text, hierarchy).ok_or(io::ErrorKind::NotFound)?;
+    let path = Path::new(CGROUP_ROOT).join(hierarchy).join(group);
+    Dir::open_ambient(&path)?.open_file_rw(Path::new("cgroup.procs"))
 }
 
 /// Removes the directories of keepers that are gone; one that cannot be removed is left for later.
@@ -275,9 +312,40 @@ fn sweep(parent: &Dir) {
 
 /// Field 22 of `/proc/PID/stat`: a process id may be used again, the pair with this may not.
 fn start_time(pid: u32) -> io::Result<String> {
-    let stat = palisade_sys::dir::read_ambient_bounded(Path::new(&format!("/proc/{pid}/stat")), FILE_MAX)?;
+    let stat = read_ambient_bounded(Path::new(&format!("/proc/{pid}/stat")), FILE_MAX)?;
     let text = String::from_utf8_lossy(&stat).into_owned();
     // The name in field 2 may hold blanks and parentheses; the last one ends it.
     let after_name = text.rsplit_once(')').map(|(_, rest)| rest).ok_or(io::ErrorKind::InvalidData)?;
     after_name.split_whitespace().nth(19).map(str::to_owned).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_sandbox_may_be_in_its_cgroup() {
+        let (init, supervisor) = (Pid::from_raw(7), Pid::from_raw(5));
+        check_members(&[7], init, supervisor).unwrap();
+        let nobody = check_members(&[], init, supervisor).unwrap_err();
+        assert_eq!(nobody.to_string(), "reading the cgroup back: pid 1 of the sandbox is not in it");
+        assert!(check_members(&[5, 7], init, supervisor).is_err());
+        assert!(check_members(&[0], init, supervisor).is_err());
+    }
+
+    #[test]
+    fn a_limit_that_is_not_there_is_an_error_that_names_it() {
+        let limit = LimitFile { what: "limit on memory", name: "memory.max", value: "1048576".into() };
+        assert_eq!(compare(&limit, "1048576\n").unwrap(), "1048576");
+        let error = compare(&limit, "max\n").unwrap_err().to_string();
+        assert_eq!(error, "reading the cgroup back: memory.max is `max` after `1048576` was written");
+    }
+
+    #[test]
+    fn a_kill_for_lack_of_memory_is_seen_on_v1_and_v2() {
+        assert!(counts_a_kill("low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n"));
+        assert!(counts_a_kill("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"));
+        assert!(!counts_a_kill("oom_kill_disable 1\nunder_oom 0\noom_kill 0\n"));
+        assert!(!counts_a_kill(""));
+    }
 }

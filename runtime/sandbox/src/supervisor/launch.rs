@@ -21,7 +21,7 @@ use super::stage::{BUNDLE, STATE, Staged};
 use super::{During, StepError, oci};
 use crate::lockdown::{Namespaces, Plan, SandboxExecutor};
 use crate::seccomp::CompiledFilter;
-use crate::spec::SandboxSpec;
+use crate::spec::{FoundLimit, SandboxSpec};
 
 /// The server's standard descriptors.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub(super) struct Created {
     pub(super) status: File,
     /// One byte into it lets the server start; its end, with this process, ends the sandbox.
     pub(super) gate: File,
+    /// What its cgroup was found to be.
+    pub(super) limits: Vec<FoundLimit>,
 }
 
 /// Builds the sandbox. Only a process that has given up the host's ids and paths may.
@@ -84,8 +86,9 @@ pub(super) fn create(
     let init = container.pid().ok_or_else(|| StepError::new("building the sandbox", "it has no process"))?;
     let init = Pid::from_raw(init.as_raw());
     let pidfd = pidfd_open(init).during("opening a descriptor of pid 1")?;
+    let limits = cgroup.read_back(init)?;
     release()?;
-    Ok(Created { init, pidfd, status: status.into(), gate: gate.into() })
+    Ok(Created { init, pidfd, status: status.into(), gate: gate.into(), limits })
 }
 
 /// libcontainer's name for the one container that it sees.

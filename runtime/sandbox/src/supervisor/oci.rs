@@ -88,7 +88,9 @@ fn mounts(spec: &SandboxSpec) -> Result<Vec<OciMount>, oci_spec::OciSpecError> {
             MountKind::Devices => {
                 ("tmpfs", "dev".to_owned(), vec!["mode=0755".to_owned(), "size=64k".to_owned()])
             }
-            MountKind::Tmpfs { bytes } => ("tmpfs", "tmpfs".to_owned(), tmpfs_options(mount, bytes)),
+            MountKind::Tmpfs { bytes, files } => {
+                ("tmpfs", "tmpfs".to_owned(), tmpfs_options(mount, bytes, files))
+            }
             MountKind::Host { .. } => {
                 ("bind", host_mount_path(host_index.next().unwrap_or_default()), vec!["rbind".to_owned()])
             }
@@ -106,10 +108,8 @@ fn mounts(spec: &SandboxSpec) -> Result<Vec<OciMount>, oci_spec::OciSpecError> {
     Ok(mounts)
 }
 
-/// Files of one page each are the smallest; an inode costs the kernel about 1 KiB, so the count is
-/// limited with the bytes.
-fn tmpfs_options(mount: &Mount, bytes: u64) -> Vec<String> {
-    let inodes = bytes.div_euclid(4096).clamp(64, 65_536);
+/// An inode costs the kernel about 1 KiB whatever is in it, so the count is limited with the bytes.
+fn tmpfs_options(mount: &Mount, bytes: u64, files: u64) -> Vec<String> {
     let mode = if mount.target.as_os_str() == crate::spec::SECRETS_DIR { "mode=0700" } else { "mode=1777" };
-    vec![mode.to_owned(), format!("size={bytes}"), format!("nr_inodes={inodes}")]
+    vec![mode.to_owned(), format!("size={bytes}"), format!("nr_inodes={files}")]
 }

@@ -14,17 +14,18 @@ use super::launch::Created;
 use super::seal::{Sealed, Walls, seal};
 use super::{During, StepError};
 use crate::lockdown::{GO, Outcome};
-use crate::protocol::{self, Exit, Failure, FailureKind, Reply, Request};
+use crate::protocol::{self, Exit, Failure, FailureKind, Reply, Request, Standing};
 
 /// Waits for the lock-down, confines this process, and only then serves: from here on there may be
 /// hostile code at the other end.
 pub(super) fn serve(control: &OwnedFd, mut created: Created, walls: &Walls) -> Result<(), StepError> {
     let report = match first_word(&mut created.status)? {
-        Outcome::Locked(report) => report,
+        Outcome::Locked(report) => *report,
         Outcome::Failed(failure) => return give_up(control, &created, failure),
     };
     let sealed = seal(walls)?;
-    reply(control, &Reply::Created(report))?;
+    let limits = std::mem::take(&mut created.limits);
+    reply(control, &Reply::Created(Box::new(Standing { report, limits })))?;
     if !matches!(next_request(control)?, Some(Request::Start)) {
         return end(&created);
     }
