@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 
 use crate::guest::Report;
 use crate::scenario::{SCENARIOS, Scenario};
@@ -18,6 +19,9 @@ const LIMIT: Duration = Duration::from_mins(8);
 
 /// The system's binaries, images and the stores of all cases; the file is sparse.
 const DISK_SIZE: &str = "1G";
+
+/// Test binaries that come along and run inside as they are.
+pub(crate) const SUITES: [&str; 2] = ["claims", "lifecycle"];
 
 /// All cases of all scenarios, in turn, so that two that run at once boot two machines.
 pub(crate) fn trials() -> Vec<Trial> {
@@ -31,7 +35,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn trials_of(scenario: &Scenario) -> Vec<Trial> {
-    static OUTCOMES: [OnceLock<Option<Outcome>>; SCENARIOS.len()] = [const { OnceLock::new() }; SCENARIOS.len()];
+    static OUTCOMES: [OnceLock<Option<Outcome>>; SCENARIOS.len()] =
+        [const { OnceLock::new() }; SCENARIOS.len()];
     let index = SCENARIOS.iter().position(|each| each.name == scenario.name).unwrap();
     let scenario = *scenario;
     let trial = |case: &'static str| {
@@ -127,10 +132,39 @@ fn make_disk(tree: &Path, disk: &Path) {
     let this = std::env::current_exe().unwrap();
     install(program, tree, program);
     install(&this, tree, Path::new("/kernels"));
+    for (name, suite) in suites() {
+        install(suite, tree, &Path::new("/suites").join(name));
+    }
     for library in libraries(program).into_iter().chain(libraries(&this)) {
         install(&library, tree, &library);
     }
-    must(Command::new("mke2fs").args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0"]).arg("-d").arg(tree).arg(disk).arg(DISK_SIZE));
+    must(
+        Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0"])
+            .arg("-d")
+            .arg(tree)
+            .arg(disk)
+            .arg(DISK_SIZE),
+    );
+}
+
+/// The other test binaries, which cargo has built by now, or builds when only this one was asked for.
+fn suites() -> &'static Vec<(String, PathBuf)> {
+    static BUILT: OnceLock<Vec<(String, PathBuf)>> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["test", "--no-run", "--message-format=json", "--locked", "--package", "palisade"]);
+        cargo.args(SUITES.iter().flat_map(|name| ["--test", name]));
+        let messages = must(cargo.current_dir(env!("CARGO_MANIFEST_DIR")));
+        let executable = |message: Value| {
+            let (name, path) = (message["target"]["name"].as_str()?, message["executable"].as_str()?);
+            SUITES.contains(&name).then(|| (name.to_owned(), PathBuf::from(path)))
+        };
+        let built: Vec<_> =
+            messages.lines().filter_map(|line| executable(serde_json::from_str(line).ok()?)).collect();
+        assert_eq!(built.len(), SUITES.len(), "{built:?}");
+        built
+    })
 }
 
 /// Copies without what only a debugger reads: the disk is written in a fifth of the time.

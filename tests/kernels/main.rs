@@ -8,6 +8,11 @@
 //! The kernels come from `tests/fixtures/build` (the command of `tests/run`). What is expected of which kernel is in
 //! [`scenario`]; what is tried, in [`cases`].
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests act as a person would, on paths and with other programs"
+)]
+
 #[cfg(test)]
 mod cases;
 #[cfg(test)]

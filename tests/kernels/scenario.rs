@@ -12,7 +12,7 @@ pub(crate) struct Scenario {
     pub(crate) append: &'static str,
     /// The Landlock ABI that the kernel offers, at least.
     pub(crate) landlock: u32,
-    /// Whether files of lower layers can be hidden and a tmpfs can hold a store: Linux 6.8 and 6.6.
+    /// What of an image's layers it can do.
     pub(crate) images: Images,
     pub(crate) cases: &'static [fn() -> Vec<Case>],
 }
@@ -53,6 +53,7 @@ pub(crate) const SCENARIOS: [Scenario; 4] = [
             cases::limits::cases,
             cases::sandbox::cases,
             cases::images::cases,
+            cases::suites::cases,
         ],
     },
     Scenario {

@@ -5,10 +5,7 @@ use crate::scenario::Scenario;
 use crate::support::{Place, User};
 use serde_json::json;
 
-trials![
-    everything_is_enforced,
-    landlock_alone_refuses_a_connection,
-];
+trials![everything_is_enforced, landlock_alone_refuses_a_connection,];
 
 fn everything_is_enforced(scenario: &Scenario) {
     for user in User::all() {

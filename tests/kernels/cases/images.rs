@@ -42,7 +42,10 @@ fn an_image_with_deleted_files_runs_or_is_refused_with_the_reason(scenario: &Sce
             let output = place.run(["run", file.to_str().unwrap()]);
             assert_eq!(output.status.code(), Some(125));
             let shown = one_error(&stderr(&output));
-            assert!(shown.message.contains("deletes files of the layer below, which needs Linux 6.8"), "{shown:?}");
+            assert!(
+                shown.message.contains("deletes files of the layer below, which needs Linux 6.8"),
+                "{shown:?}"
+            );
             assert!(shown.hint.contains("squashed"), "{shown:?}");
             continue;
         }
@@ -61,7 +64,8 @@ impl TmpfsStore {
         let store = place.dir("store");
         let id = place.user.id();
         let options = format!("mode=0700,uid={id},gid={id}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&store).status();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&store).status();
         assert!(mounted.unwrap().success());
         Self(store)
     }

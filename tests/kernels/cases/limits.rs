@@ -37,7 +37,10 @@ fn the_cgroup() -> PathBuf {
 }
 
 fn read(dir: &Path, file: &str) -> String {
-    std::fs::read_to_string(dir.join(file)).unwrap_or_else(|error| panic!("{file}: {error}")).trim().to_owned()
+    std::fs::read_to_string(dir.join(file))
+        .unwrap_or_else(|error| panic!("{file}: {error}"))
+        .trim()
+        .to_owned()
 }
 
 /// The number after `key` in a file of lines such as `max 3`.
@@ -77,9 +80,13 @@ fn the_pids_controller_ends_a_fork_bomb(scenario: &Scenario) {
     let mut session = limited(&place, scenario);
     assert_eq!(session.call("add", json!({ "a": 1, "b": 2 }))["sum"], 3);
     let cgroup = the_cgroup();
+    // Below the policy's 20, at which the resource limit says no first.
+    std::fs::write(cgroup.join("pids.max"), "10").unwrap();
     assert_eq!(count(&cgroup, "pids.events", "max"), 0);
-    session.attack("fork_bomb", json!({})).refused("fork", &["EAGAIN"]);
-    assert!(count(&cgroup, "pids.events", "max") > 0, "it was the cgroup, not a resource limit");
+    let report = session.attack("fork_bomb", json!({}));
+    report.refused("fork", &["EAGAIN"]);
+    assert_eq!(report.attempt("fork")["figures"]["forks"], 8, "with reaper and server it is 10");
+    assert!(count(&cgroup, "pids.events", "max") > 0, "it was the cgroup");
     assert_eq!(session.call("add", json!({ "a": 1, "b": 2 }))["sum"], 3, "the server still answers");
     session.end();
 }

@@ -6,6 +6,7 @@ pub(crate) mod images;
 pub(crate) mod limits;
 pub(crate) mod old_landlock;
 pub(crate) mod sandbox;
+pub(crate) mod suites;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -48,7 +49,9 @@ fn policy(place: &Place, lines: &str) -> PathBuf {
     }
     place.write(
         "demo.yaml",
-        format!("palisade: 1\nserver: demo\nimage: {{ reference: \"demo:1\", unsigned: \"a test\" }}\n{lines}\n"),
+        format!(
+            "palisade: 1\nserver: demo\nimage: {{ reference: \"demo:1\", unsigned: \"a test\" }}\n{lines}\n"
+        ),
     )
 }
 

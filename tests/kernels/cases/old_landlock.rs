@@ -5,10 +5,7 @@ use crate::scenario::Scenario;
 use crate::support::{Place, User};
 use serde_json::json;
 
-trials![
-    a_policy_that_asks_for_landlock_is_refused_by_name,
-    a_policy_that_gives_landlock_up_runs_and_says_so,
-];
+trials![a_policy_that_asks_for_landlock_is_refused_by_name, a_policy_that_gives_landlock_up_runs_and_says_so,];
 
 const LIMITS_GIVEN_UP: &str = "accept_degraded: [memory, cpus]";
 
@@ -49,7 +46,7 @@ fn a_policy_that_gives_landlock_up_runs_and_says_so(scenario: &Scenario) {
         assert_eq!(session.call("add", json!({ "a": 1, "b": 2 }))["sum"], 3);
         // What Landlock would have done twice is still done once.
         let report = session.attack("write_outside", json!({}));
-        report.refused("create_etc", &["EROFS"]);
+        report.refused("create_root", &["EROFS"]);
         report.refused("exec_tmp", &["EACCES"]);
         let network = session.attack("dial_public", json!({}));
         network.refused("public_tcp", &["ENETUNREACH"]);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{accepted, policy, trials};
 use crate::scenario::Scenario;
-use crate::support::{Place, User, descendants, processes, still_alive, stderr};
+use crate::support::{Place, User, descendants, processes, stderr, still_alive};
 
 trials![
     the_demonstration_holds_for_root,
