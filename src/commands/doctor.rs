@@ -78,6 +78,7 @@ fn findings(host: &HostSupport) -> Vec<Finding> {
         user_namespaces(host),
         landlock(host),
         seccomp(host),
+        mounts(host),
         overlay(host),
         cgroups(host),
         subordinate_ids(host),
@@ -117,6 +118,17 @@ fn seccomp(host: &HostSupport) -> Finding {
         found: if host.seccomp_filters { "filters with errno".into() } else { "no filters".into() },
         means: "system calls cannot be limited",
         remedy: (state != Verdict::Good).then(|| "a kernel with CONFIG_SECCOMP_FILTER=y".into()),
+    }
+}
+
+fn mounts(host: &HostSupport) -> Finding {
+    let state = if host.mount_attributes { Verdict::Good } else { Verdict::Missing };
+    Finding {
+        feature: "mounts",
+        state,
+        found: if host.mount_attributes { "by descriptor".into() } else { "no mount_setattr".into() },
+        means: "a sandbox cannot be given its files",
+        remedy: (state != Verdict::Good).then(|| "Linux 6.2 or later".into()),
     }
 }
 

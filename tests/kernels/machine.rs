@@ -59,11 +59,10 @@ struct Outcome {
 impl Outcome {
     fn of(&self, case: &str) -> Result<(), Failed> {
         match self.reports.get(case) {
-            Some(Report { failure: None, seconds, .. }) => {
-                println!("{case}: {seconds:.1} s");
-                Ok(())
+            Some(Report { failure: None, .. }) => Ok(()),
+            Some(Report { failure: Some(failure), seconds, .. }) => {
+                Err(format!("after {seconds:.1} s inside the machine: {failure}").into())
             }
-            Some(Report { failure: Some(failure), .. }) => Err(failure.into()),
             None => Err(format!("the machine ended before this case did\n{}", self.console).into()),
         }
     }

@@ -22,6 +22,9 @@ pub struct HostSupport {
     pub landlock_abi: u32,
     /// Whether seccomp filters with `SECCOMP_RET_ERRNO` are there.
     pub seccomp_filters: bool,
+    /// Whether the flags of a mount can be set by descriptor (`mount_setattr`, Linux 5.12). Whoever has that
+    /// has the older calls as well.
+    pub mount_attributes: bool,
     /// How cgroups are mounted, and what of them may be written.
     pub cgroups: Cgroups,
     /// Whether overlayfs is known to the kernel, or may be loaded when it is first mounted.
@@ -95,6 +98,7 @@ impl HostSupport {
             user_namespaces: user_namespaces(user),
             landlock_abi: palisade_sys::process::landlock_abi(),
             seccomp_filters: palisade_sys::process::seccomp_action_available(SECCOMP_RET_ERRNO),
+            mount_attributes: palisade_sys::mount::attributes_available(),
             cgroups: cgroups(user),
             overlayfs: overlayfs(),
             subordinate_ids: subordinate_ids(user),

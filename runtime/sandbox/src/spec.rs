@@ -163,6 +163,12 @@ pub enum ResolveError {
         /// The least that makes read-only mean it.
         needed: u32,
     },
+    /// The kernel is older than anything here was made for.
+    #[error("this kernel (Linux {release}) has no `mount_setattr`, which came with Linux 5.12")]
+    TooOld {
+        /// The kernel's.
+        release: String,
+    },
     /// overlayfs is absent.
     #[error("this kernel has no overlayfs")]
     Overlayfs,
@@ -198,6 +204,7 @@ impl ResolveError {
                 "boot with `lsm=landlock,…` on Linux 6.2 or later, or write `accept_degraded: [landlock]` in the policy"
                     .into(),
             ),
+            Self::TooOld { .. } => Some("use Linux 6.2 or later, which has all that palisade asks for".into()),
             Self::Overlayfs => Some("load the module: `modprobe overlay`".into()),
             Self::NotEnforced { limit, .. } => Some(format!(
                 "run where cgroups can be written (`palisade doctor` says where), or write `accept_degraded: [{limit}]` in the policy"
@@ -268,6 +275,9 @@ fn check_host(host: &HostSupport) -> Result<(), ResolveError> {
     }
     if !host.seccomp_filters {
         return Err(ResolveError::Seccomp);
+    }
+    if !host.mount_attributes {
+        return Err(ResolveError::TooOld { release: host.kernel.clone() });
     }
     if !host.overlayfs {
         return Err(ResolveError::Overlayfs);

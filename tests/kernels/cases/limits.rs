@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
 use palisade_image::layout::{Builder, LayerFiles, Runtime};
 use serde_json::json;
 
 use super::{accepted, explained, policy, refused, trials};
 use crate::scenario::Scenario;
-use crate::support::{Place, Session, User, cgroups, stderr, wait_within};
+use crate::support::{Place, Session, User, cgroups, one_error, stderr, wait_within};
 
 trials![
     limits_are_in_the_kernels_files_while_the_server_runs,
@@ -17,10 +19,16 @@ trials![
     memory_without_end_is_the_servers_end,
     a_limit_that_an_ordinary_user_cannot_have_is_refused_by_name,
     a_delegated_cgroup_is_used_or_refused_by_name,
+    a_container_without_a_cgroup_of_its_own_to_give_away_is_told_so,
 ];
 
 /// Whether this version makes cgroups below one that was delegated to an ordinary user.
 const USES_DELEGATED_CGROUPS: bool = false;
+
+/// Whether this version finds a place for its cgroups where the root of the mount has processes in it, as in a
+/// container: the kernel allows controllers below such a cgroup only when those have moved (cgroups(7), "no internal
+/// processes").
+const FINDS_A_PLACE_IN_A_CONTAINER: bool = false;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 const LIMITS: &str = "limits: { memory: 64MiB, cpus: 0.5, pids: 20 }";
@@ -184,4 +192,44 @@ fn with_limit(dir: &Path, bytes: &str) -> Option<PathBuf> {
     }
     let below = std::fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path());
     below.filter(|path| path.is_dir()).find_map(|path| with_limit(&path, bytes))
+}
+
+/// Runs `tried` in a thread with a cgroup namespace, whose root is a cgroup that this process is in.
+fn in_a_container(tried: impl FnOnce() + Send + 'static) {
+    let container = Path::new(CGROUP_ROOT).join("container");
+    std::fs::create_dir(&container).unwrap();
+    std::fs::write(container.join("cgroup.procs"), "0").unwrap();
+    let ended = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWNS).unwrap();
+        let nothing = None::<&str>;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+        umount(CGROUP_ROOT).unwrap();
+        mount(Some("cgroup2"), CGROUP_ROOT, Some("cgroup2"), MsFlags::empty(), nothing).unwrap();
+        tried();
+    })
+    .join();
+    std::fs::write(Path::new(CGROUP_ROOT).join("cgroup.procs"), "0").unwrap();
+    std::fs::remove_dir(&container).unwrap();
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn a_container_without_a_cgroup_of_its_own_to_give_away_is_told_so(scenario: &Scenario) {
+    let scenario = *scenario;
+    in_a_container(move || {
+        assert_eq!(std::fs::read_to_string("/proc/self/cgroup").unwrap().trim(), "0::/");
+        let place = Place::new(User::Root);
+        let file = policy(&place, &format!("{LIMITS}\n{}", accepted(&scenario, User::Root)));
+        let output = place.run(["run", file.to_str().unwrap()]);
+        if FINDS_A_PLACE_IN_A_CONTAINER {
+            assert!(output.status.success(), "{}", stderr(&output));
+        } else {
+            assert_eq!(output.status.code(), Some(125));
+            let shown = one_error(&stderr(&output));
+            assert!(shown.causes.iter().any(|cause| cause.contains("making the cgroup")), "{shown:?}");
+            // Which this version leaves behind.
+            std::fs::remove_dir(Path::new(CGROUP_ROOT).join("palisade")).unwrap();
+        }
+    });
 }

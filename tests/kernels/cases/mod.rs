@@ -7,6 +7,7 @@ pub(crate) mod limits;
 pub(crate) mod old_landlock;
 pub(crate) mod sandbox;
 pub(crate) mod suites;
+pub(crate) mod too_old;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
