@@ -20,6 +20,10 @@ const LIMIT: Duration = Duration::from_mins(8);
 /// The system's binaries, images and the stores of all cases; the file is sparse.
 const DISK_SIZE: &str = "1G";
 
+/// The kernel of a release whose support has ended (`LEAVING` in `tests/fixtures/fixturelib/kernels.py`): the only one
+/// that may be missing in CI.
+const LEAVING: &str = "5.10";
+
 /// Test binaries that come along and run inside as they are.
 pub(crate) const SUITES: [&str; 2] = ["claims", "lifecycle"];
 
@@ -73,6 +77,10 @@ fn kernel(scenario: &Scenario) -> PathBuf {
 }
 
 fn have_kernel(scenario: &Scenario) -> bool {
+    if scenario.kernel == LEAVING && !kernel(scenario).is_dir() {
+        eprintln!("SKIPPED: the mirrors do not have Linux {LEAVING} any more");
+        return false;
+    }
     need("target/fixtures/kernels (run tests/run)", kernel(scenario).join("initrd").is_file())
 }
 
@@ -137,8 +145,10 @@ fn make_disk(tree: &Path, disk: &Path) {
     for library in libraries(program).into_iter().chain(libraries(&this)) {
         install(&library, tree, &library);
     }
+    // An ordinary user's PATH may not lead there.
+    let mke2fs = if Path::new("/usr/sbin/mke2fs").is_file() { "/usr/sbin/mke2fs" } else { "mke2fs" };
     must(
-        Command::new("mke2fs")
+        Command::new(mke2fs)
             .args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0"])
             .arg("-d")
             .arg(tree)

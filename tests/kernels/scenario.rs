@@ -47,7 +47,7 @@ pub(crate) const SCENARIOS: [Scenario; 5] = [
         name: "newest",
         kernel: "newest",
         append: "",
-        landlock: 8,
+        landlock: 9,
         images: Images::All,
         cases: &[
             cases::host::cases,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
@@ -133,6 +133,16 @@ fn a_limit_that_an_ordinary_user_cannot_have_is_refused_by_name(scenario: &Scena
     refused(&output, &["cannot enforce the limit on memory", "accept_degraded: [memory]"]);
 }
 
+/// A cgroup counts a process for a moment after its end.
+fn remove_cgroup(dir: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while let Err(error) = std::fs::remove_dir(dir) {
+        let inside = std::fs::read_to_string(dir.join("cgroup.procs"));
+        assert!(Instant::now() < deadline, "{}: {error}, with {inside:?} inside", dir.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A cgroup that belongs to an ordinary user, made as systemd makes one: the processes are in a leaf of it. This
 /// process, and what it starts, is inside until the value is dropped.
 struct Delegated(PathBuf);
@@ -159,9 +169,9 @@ impl Drop for Delegated {
     fn drop(&mut self) {
         let root = Path::new(CGROUP_ROOT);
         std::fs::write(root.join("cgroup.procs"), "0").unwrap();
-        std::fs::remove_dir(self.0.join("session")).unwrap();
+        remove_cgroup(&self.0.join("session"));
         // What the program itself made below it must be gone by now.
-        std::fs::remove_dir(&self.0).unwrap();
+        remove_cgroup(&self.0);
     }
 }
 
@@ -209,7 +219,7 @@ fn in_a_container(tried: impl FnOnce() + Send + 'static) {
     })
     .join();
     std::fs::write(Path::new(CGROUP_ROOT).join("cgroup.procs"), "0").unwrap();
-    std::fs::remove_dir(&container).unwrap();
+    remove_cgroup(&container);
     if let Err(panic) = ended {
         std::panic::resume_unwind(panic);
     }
@@ -229,7 +239,7 @@ fn a_container_without_a_cgroup_of_its_own_to_give_away_is_told_so(scenario: &Sc
             let shown = one_error(&stderr(&output));
             assert!(shown.causes.iter().any(|cause| cause.contains("making the cgroup")), "{shown:?}");
             // Which this version leaves behind.
-            std::fs::remove_dir(Path::new(CGROUP_ROOT).join("palisade")).unwrap();
+            remove_cgroup(&Path::new(CGROUP_ROOT).join("palisade"));
         }
     });
 }
