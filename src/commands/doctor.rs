@@ -1,7 +1,7 @@
 //! `palisade doctor`: what this host can and cannot promise, and what would change it.
 
 use palisade_sandbox::HostSupport;
-use palisade_sandbox::host::{Cgroups, UserNamespaces};
+use palisade_sandbox::host::{Cgroups, Mounts, UserNamespaces};
 use serde::Serialize;
 use serde_json::json;
 
@@ -122,13 +122,16 @@ fn seccomp(host: &HostSupport) -> Finding {
 }
 
 fn mounts(host: &HostSupport) -> Finding {
-    let state = if host.mount_attributes { Verdict::Good } else { Verdict::Missing };
+    let (state, found, remedy) = match host.mounts {
+        Mounts::ByDescriptor => (Verdict::Good, "by descriptor", None),
+        Mounts::TooOld => (Verdict::Missing, "no mount_setattr", Some("Linux 6.2 or later".to_owned())),
+    };
     Finding {
         feature: "mounts",
         state,
-        found: if host.mount_attributes { "by descriptor".into() } else { "no mount_setattr".into() },
+        found: found.into(),
         means: "a sandbox cannot be given its files",
-        remedy: (state != Verdict::Good).then(|| "Linux 6.2 or later".into()),
+        remedy,
     }
 }
 

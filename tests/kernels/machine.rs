@@ -29,7 +29,7 @@ pub(crate) const SUITES: [&str; 2] = ["claims", "lifecycle"];
 
 /// All cases of all scenarios, in turn, so that two that run at once boot two machines.
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut queues: Vec<Vec<Trial>> = SCENARIOS.iter().map(|scenario| trials_of(scenario)).collect();
+    let mut queues: Vec<Vec<Trial>> = SCENARIOS.iter().map(trials_of).collect();
     let longest = queues.iter().map(Vec::len).max().unwrap_or_default();
     let mut trials = Vec::new();
     for _ in 0..longest {

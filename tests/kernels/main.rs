@@ -10,7 +10,8 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "tests act as a person would, on paths and with other programs"
+    clippy::arithmetic_side_effects,
+    reason = "tests act as a person would, on paths and with other programs; times are small"
 )]
 
 #[cfg(test)]

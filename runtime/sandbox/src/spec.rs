@@ -21,7 +21,7 @@ pub use filesystem::{LandlockAccess, LandlockRule, Mount, MountKind, SECRETS_DIR
 pub use image::{ImageFacts, ImageFactsError};
 pub use limits::{CgroupKind, CgroupLimits, Rlimit, RlimitKind};
 
-use crate::host::{HostSupport, UserNamespaces};
+use crate::host::{HostSupport, Mounts, UserNamespaces};
 
 /// One sandbox, completely described.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -276,7 +276,7 @@ fn check_host(host: &HostSupport) -> Result<(), ResolveError> {
     if !host.seccomp_filters {
         return Err(ResolveError::Seccomp);
     }
-    if !host.mount_attributes {
+    if host.mounts == Mounts::TooOld {
         return Err(ResolveError::TooOld { release: host.kernel.clone() });
     }
     if !host.overlayfs {

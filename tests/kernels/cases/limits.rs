@@ -155,9 +155,9 @@ impl Delegated {
         std::fs::create_dir(&slice).unwrap();
         std::fs::create_dir(&session).unwrap();
         for dir in [&slice, &session] {
+            // An empty name is the directory itself.
             for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
-                let path = if file.is_empty() { dir.clone() } else { dir.join(file) };
-                std::os::unix::fs::chown(path, Some(user.id()), Some(user.id())).unwrap();
+                std::os::unix::fs::chown(dir.join(file), Some(user.id()), Some(user.id())).unwrap();
             }
         }
         std::fs::write(session.join("cgroup.procs"), "0").unwrap();
