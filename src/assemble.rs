@@ -104,8 +104,10 @@ pub(crate) fn unpack(store: &Store, loaded: &LoadedPolicy) -> Result<UnpackedRoo
     let verified = verify(store, loaded)?;
     let accepted = loaded.policy.accept_degraded.contains(&Degradation::Landlock);
     let landlock = if accepted { LandlockNeed::AcceptedAbsent } else { LandlockNeed::Required };
-    palisade_image::unpack_with(store, verified, UnpackOptions { landlock })
-        .map_err(|error| Failure::new(Status::Failed, &error, error.hint()))
+    palisade_image::unpack_with(store, verified, UnpackOptions { landlock }).map_err(|error| {
+        let status = if error.can_be_accepted() { Status::Refused } else { Status::Failed };
+        Failure::new(status, &error, error.hint())
+    })
 }
 
 /// Decides everything about the sandbox.

@@ -378,7 +378,7 @@ fn doctor_says_the_same_to_people_and_to_programs() {
             findings.iter().map(|finding| finding["feature"].as_str().unwrap()).collect();
         assert_eq!(
             features,
-            ["user namespaces", "Landlock", "seccomp", "overlayfs", "cgroups", "subordinate ids"]
+            ["user namespaces", "Landlock", "seccomp", "mounts", "overlayfs", "cgroups", "subordinate ids"]
         );
         for finding in findings {
             let (feature, found) = (finding["feature"].as_str().unwrap(), finding["found"].as_str().unwrap());

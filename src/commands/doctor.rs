@@ -1,7 +1,7 @@
 //! `palisade doctor`: what this host can and cannot promise, and what would change it.
 
 use palisade_sandbox::HostSupport;
-use palisade_sandbox::host::{CgroupPlace, Cgroups, UserNamespaces};
+use palisade_sandbox::host::{CgroupPlace, Cgroups, Mounts, UserNamespaces};
 use serde::Serialize;
 use serde_json::json;
 
@@ -78,6 +78,7 @@ fn findings(host: &HostSupport) -> Vec<Finding> {
         user_namespaces(host),
         landlock(host),
         seccomp(host),
+        mounts(host),
         overlay(host),
         cgroups(host),
         subordinate_ids(host),
@@ -117,6 +118,20 @@ fn seccomp(host: &HostSupport) -> Finding {
         found: if host.seccomp_filters { "filters with errno".into() } else { "no filters".into() },
         means: "system calls cannot be limited",
         remedy: (state != Verdict::Good).then(|| "a kernel with CONFIG_SECCOMP_FILTER=y".into()),
+    }
+}
+
+fn mounts(host: &HostSupport) -> Finding {
+    let (state, found, remedy) = match host.mounts {
+        Mounts::ByDescriptor => (Verdict::Good, "by descriptor", None),
+        Mounts::TooOld => (Verdict::Missing, "no mount_setattr", Some("Linux 6.2 or later".to_owned())),
+    };
+    Finding {
+        feature: "mounts",
+        state,
+        found: found.into(),
+        means: "a sandbox cannot be given its files",
+        remedy,
     }
 }
 

@@ -131,6 +131,10 @@ fn identity_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
     writeln!(out, "  namespaces of its own: {}", spec.namespaces.join(", "))
 }
 
+/// The ABI that handles TCP (Linux 6.7), and the one that handles ioctl on devices (6.10).
+const LANDLOCK_TCP: u32 = 4;
+const LANDLOCK_IOCTL: u32 = 5;
+
 fn mounts_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std::fmt::Result {
     let minimum_abi = policy.landlock.minimum_abi;
     writeln!(out, "\nmounts ({})", spec.mounts.len())?;
@@ -154,6 +158,7 @@ fn mounts_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std:
         let access = match rule.access {
             LandlockAccess::ReadExecute => "read, execute",
             LandlockAccess::ReadWrite => "read, write, make, remove",
+            LandlockAccess::Device if spec.landlock.abi < LANDLOCK_IOCTL => "read, write",
             LandlockAccess::Device => "read, write, no ioctl",
         };
         writeln!(out, "  {:<14} {access}", rule.path.display())?;
@@ -164,6 +169,12 @@ fn mounts_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std:
 fn network_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std::fmt::Result {
     writeln!(out, "\nnetwork")?;
     let EgressPolicy::Closed = EgressPolicy::of(policy);
+    if spec.landlock.abi < LANDLOCK_TCP {
+        return writeln!(
+            out,
+            "  none: an empty network namespace; this kernel's Landlock does not know of TCP"
+        );
+    }
     writeln!(
         out,
         "  none: an empty network namespace; {} TCP ports allowed by Landlock",

@@ -27,6 +27,8 @@ pub struct HostSupport {
     pub landlock_abi: u32,
     /// Whether seccomp filters with `SECCOMP_RET_ERRNO` are there.
     pub seccomp_filters: bool,
+    /// Whether mounts can be made by descriptor.
+    pub mounts: Mounts,
     /// How cgroups are mounted, and what of them may be written.
     pub cgroups: Cgroups,
     /// Whether overlayfs is known to the kernel, or may be loaded when it is first mounted.
@@ -49,6 +51,17 @@ impl HostUser {
     pub const fn is_root(self) -> bool {
         self.uid == 0
     }
+}
+
+/// Whether the kernel has the calls that make mounts by descriptor. `mount_setattr` (Linux 5.12) is the newest of
+/// them; whoever has it has all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mounts {
+    /// All of them.
+    ByDescriptor,
+    /// The kernel is older than anything here was made for.
+    TooOld,
 }
 
 /// Whether user namespaces can be made, and what stops it.
@@ -80,6 +93,7 @@ impl HostSupport {
             user_namespaces: user_namespaces(user),
             landlock_abi: palisade_sys::process::landlock_abi(),
             seccomp_filters: palisade_sys::process::seccomp_action_available(SECCOMP_RET_ERRNO),
+            mounts: mounts(),
             cgroups: cgroups::probe(user),
             overlayfs: overlayfs(),
             subordinate_ids: subordinate_ids(user),
@@ -92,6 +106,10 @@ const SECCOMP_RET_ERRNO: u32 = 0x0005_0000;
 fn read(path: &str) -> String {
     let bytes = read_ambient_bounded(Path::new(path), FILE_MAX).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn mounts() -> Mounts {
+    if palisade_sys::mount::attributes_available() { Mounts::ByDescriptor } else { Mounts::TooOld }
 }
 
 /// The three switches that distributions use, in the order in which the kernel looks at them.

@@ -22,7 +22,7 @@ pub use filesystem::{DEVICES, LandlockAccess, LandlockRule, Mount, MountKind, SE
 pub use image::{ImageFacts, ImageFactsError};
 pub use limits::{CgroupKind, CgroupLimits, IoLimit, Rlimit, RlimitKind, WithoutDisk};
 
-use crate::host::{HostSupport, UserNamespaces};
+use crate::host::{HostSupport, Mounts, UserNamespaces};
 
 /// One sandbox, completely described.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +166,12 @@ pub enum ResolveError {
         /// The policy's `landlock.minimum_abi`.
         needed: u32,
     },
+    /// The kernel is older than anything here was made for.
+    #[error("this kernel (Linux {release}) has no `mount_setattr`, which came with Linux 5.12")]
+    TooOld {
+        /// The kernel's.
+        release: String,
+    },
     /// overlayfs is absent.
     #[error("this kernel has no overlayfs")]
     Overlayfs,
@@ -203,6 +209,7 @@ impl ResolveError {
                 "boot with `lsm=landlock,…` on a newer Linux (ABI 3: 6.2, ABI 6: 6.12), lower `landlock.minimum_abi`, or write `accept_degraded: [landlock]` in the policy"
                     .into(),
             ),
+            Self::TooOld { .. } => Some("use Linux 6.2 or later, which has all that palisade asks for".into()),
             Self::Overlayfs => Some("load the module: `modprobe overlay`".into()),
             Self::NotEnforced { limit, remedy: Some(remedy), .. } => {
                 Some(format!("{remedy}; or write `accept_degraded: [{limit}]` in the policy"))
@@ -277,6 +284,9 @@ fn check_host(host: &HostSupport) -> Result<(), ResolveError> {
     }
     if !host.seccomp_filters {
         return Err(ResolveError::Seccomp);
+    }
+    if host.mounts == Mounts::TooOld {
+        return Err(ResolveError::TooOld { release: host.kernel.clone() });
     }
     if !host.overlayfs {
         return Err(ResolveError::Overlayfs);

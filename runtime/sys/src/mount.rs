@@ -71,6 +71,23 @@ pub fn set_attributes(tree: impl AsFd, attributes: Attributes) -> io::Result<()>
     set_attr(tree, libc::mount_attr { attr_set: attributes.0, attr_clr: 0, propagation: 0, userns_fd: 0 })
 }
 
+/// Whether the kernel has `mount_setattr(2)` (Linux 5.12); changes nothing.
+pub fn attributes_available() -> bool {
+    const NO_DESCRIPTOR: libc::c_int = -1;
+    // SAFETY: the path is a constant, there is no attribute to read, and the descriptor does not exist.
+    let answer = check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            NO_DESCRIPTOR,
+            c"".as_ptr(),
+            0,
+            std::ptr::null::<libc::mount_attr>(),
+            0,
+        )
+    });
+    answer.map_or_else(|error| error.raw_os_error() != Some(libc::ENOSYS), |_done| true)
+}
+
 /// Makes a detached tree show the ids that `user_namespace` maps (an idmapped mount, Linux 5.12).
 ///
 /// # Errors

@@ -91,12 +91,42 @@ pub fn pidfd_signal(pidfd: impl AsFd, signal: nix::sys::signal::Signal) -> io::R
 
 /// Marks every descriptor from `first` up close-on-exec.
 ///
+/// For a process with one thread; another could open one meanwhile. Works without `close_range(2)`, so that a kernel
+/// on which nothing else does can still be told about.
+///
 /// # Errors
-/// As `close_range(2)`; Linux 5.11 is the minimum.
+/// Where `/proc` is not mounted on a kernel before Linux 5.11.
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: `close_range(2)` takes three integers; with CLOEXEC it closes nothing now.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    let marked =
+        check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) });
+    match marked {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+            mark_one_by_one(first)
+        }
+        marked => marked.map(|_done| ()),
+    }
+}
+
+fn mark_one_by_one(first: u32) -> io::Result<()> {
+    let open = crate::dir::Dir::open_ambient("/proc/self/fd".as_ref())?;
+    for name in open.entries()? {
+        let Some(number) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if number >= first {
+            mark_close_on_exec(number)?;
+        }
+    }
     Ok(())
+}
+
+fn mark_close_on_exec(number: u32) -> io::Result<()> {
+    let fd = libc::c_int::try_from(number).map_err(io::Error::other)?;
+    // SAFETY: F_SETFD changes a flag in this process's table of descriptors and closes none.
+    match check(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })) {
+        // The descriptor that the list was read with.
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
+        marked => marked.map(|_done| ()),
+    }
 }
 
 /// Closes every descriptor from `first` up, whoever owns it.
@@ -178,4 +208,24 @@ pub fn landlock_abi() -> u32 {
 pub fn seccomp_action_available(action: u32) -> bool {
     // SAFETY: SECCOMP_GET_ACTION_AVAIL reads one u32 behind the pointer.
     unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+    use super::*;
+
+    /// What `close_range` does where it is there, without it.
+    #[test]
+    fn descriptors_are_marked_one_by_one() {
+        let file = std::fs::OpenOptions::new().read(true).open("/proc/self/status").unwrap();
+        let [low, high] = [(); 2].map(|()| nix::unistd::dup(&file).unwrap());
+        let first = u32::try_from(low.as_raw_fd().max(high.as_raw_fd())).unwrap();
+        let marked = |fd: &OwnedFd| FdFlag::from_bits_truncate(fcntl(fd, FcntlArg::F_GETFD).unwrap());
+        assert!(marked(&low).is_empty() && marked(&high).is_empty());
+        mark_one_by_one(first).unwrap();
+        let both = [marked(&low), marked(&high)];
+        assert!(both.contains(&FdFlag::FD_CLOEXEC) && both.contains(&FdFlag::empty()), "{both:?}");
+    }
 }

@@ -36,7 +36,7 @@ pub(super) fn attacker(image: &ImageName, digest: &Digest, key: &Path, bait: &Ba
          filesystem:\n  mounts:\n    - {{ source: {mounted}, target: {MOUNT}, access: read-only }}\n\
          syscalls: {{ baseline: static }}\n\
          limits: {{ memory: 128MiB, cpus: 1, pids: 64, open_files: 64, tmp: 16MiB }}\n\
-         accept_degraded: [memory, cpus]\n"
+         accept_degraded: [landlock, memory, cpus]\n"
     )
 }
 
@@ -47,7 +47,7 @@ pub(super) fn neighbour(image: &ImageName, digest: &Digest, key: &Path) -> Strin
         "{head}\
          secrets:\n  - {{ name: {SECRET}, env: {SECRET_VARIABLE} }}\n\
          tools: {{ allow: [{NEIGHBOUR_TOOL}] }}\n\
-         accept_degraded: [memory, cpus]\n"
+         accept_degraded: [landlock, memory, cpus]\n"
     )
 }
 

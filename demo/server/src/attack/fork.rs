@@ -15,8 +15,12 @@ use crate::report::{Control, Plan, Report};
 /// Sixty-four times what a policy grants that says nothing of processes (64): reaching it means no limit.
 const MAX_CHILDREN: usize = 4096;
 
-/// With the children's sleep, which may start at the last moment, and the reaping, still below a second.
+/// With the children's sleep, which may start at the last moment, and the reaping, still below a second on a machine
+/// of usual speed.
 const MAX_FORKING: Duration = Duration::from_millis(400);
+/// So many are tried however long it takes: a slow machine (an emulated one, say) needs more than that time for the 64
+/// processes of a policy that says nothing, and must not look like one without a limit.
+const AT_LEAST: usize = 256;
 const CHILD_SLEEP_NANOSECONDS: u64 = 400_000_000;
 
 pub(crate) fn run(_arguments: &Arguments<'_>) -> Report {
@@ -44,7 +48,7 @@ enum End {
 
 fn fork_until(start: Instant) -> (Vec<i32>, End) {
     let mut children = Vec::with_capacity(MAX_CHILDREN);
-    while children.len() < MAX_CHILDREN && start.elapsed() < MAX_FORKING {
+    while children.len() < AT_LEAST || (children.len() < MAX_CHILDREN && start.elapsed() < MAX_FORKING) {
         match raw::fork(0, linger) {
             Ok(child) => children.push(child),
             Err(errno) => return (children, End::Refused(errno)),

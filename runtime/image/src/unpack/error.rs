@@ -36,6 +36,11 @@ impl UnpackError {
         Self::Layer { layer: layer.packed.blob.digest.clone(), fault }
     }
 
+    /// Whether the host is too weak for the caller's [`LandlockNeed`](super::LandlockNeed), which could be another.
+    pub fn can_be_accepted(&self) -> bool {
+        matches!(self, Self::Layer { fault: LayerFault::NoLandlock, .. })
+    }
+
     /// The way out.
     pub fn hint(&self) -> Option<String> {
         match self {
