@@ -6,7 +6,8 @@ use std::path::Path;
 use palisade_egress::EgressPolicy;
 use palisade_policy::{ImageTrust, KeySource, Policy, Signer};
 use palisade_sandbox::spec::{
-    CgroupKind, ImageFacts, LandlockAccess, MountKind, SandboxSpec, SecretPlace, StartedBy, State,
+    CgroupKind, Identity, ImageFacts, LandlockAccess, MountKind, Outside, OwnId, SandboxSpec, SecretPlace,
+    State,
 };
 use palisade_sandbox::{HostSupport, seccomp};
 use serde_json::json;
@@ -115,19 +116,41 @@ fn image_section(
 }
 
 fn identity_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
-    let id = spec.identity;
-    let owner = match id.started_by {
-        StartedBy::Root => "which belongs to nobody",
-        StartedBy::OrdinaryUser => "the user who starts it",
-    };
+    let id = &spec.identity;
     writeln!(out, "\nidentity")?;
     writeln!(
         out,
-        "  uid {} gid {} inside, {}:{} outside, {owner}",
-        id.inside_uid, id.inside_gid, id.outside_uid, id.outside_gid
+        "  uid {} gid {} inside, {}:{} outside, {}",
+        id.inside_uid,
+        id.inside_gid,
+        id.outside_uid,
+        id.outside_gid,
+        owner(id)
     )?;
     writeln!(out, "  no capability in any set, securebits locked, no_new_privs")?;
+    for label in &spec.labels.writes {
+        writeln!(out, "  label: {}", label.what)?;
+    }
+    for absent in &spec.labels.absent {
+        writeln!(out, "  no label: {absent}")?;
+    }
     writeln!(out, "  namespaces of its own: {}", spec.namespaces.join(", "))
+}
+
+/// Whose the id outside is, and why it is not a better one.
+fn owner(id: &Identity) -> String {
+    match &id.outside {
+        Outside::Unowned => "which belongs to nobody".into(),
+        Outside::Subordinate => format!("subordinate ids of user {}", id.user_uid),
+        Outside::Own { because } => {
+            let why = match because {
+                OwnId::NoSubordinateIds { reason } => format!("no subordinate ids, since {reason}"),
+                OwnId::HostMounts => "the policy mounts files that only the user may use".into(),
+                OwnId::OnlyId => "there is no other id in this container".into(),
+            };
+            format!("the user who starts it ({why})")
+        }
+    }
 }
 
 fn mounts_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {

@@ -129,6 +129,10 @@ impl SpawnError {
             )),
             Self::Supervisor { .. } => Some("`palisade doctor` shows what this host offers".into()),
             Self::Setup { failure, .. } => Some(match failure.kind {
+                protocol::FailureKind::Host if failure.step == crate::supervisor::MAPPING_SUBORDINATE_IDS => {
+                    "correct this user's lines in /etc/subuid and /etc/subgid, or remove them to go without"
+                        .into()
+                }
                 protocol::FailureKind::Host => "`palisade doctor` shows what this host offers".into(),
                 protocol::FailureKind::NotFound | protocol::FailureKind::NotExecutable => {
                     "look at the image's ENTRYPOINT and at `args` in the policy".into()

@@ -5,12 +5,13 @@
 //! and gives its own, so that another order does not compile:
 //!
 //! ```text
-//! rlimits → securebits → no capability → no_new_privs → Landlock → seccomp → read back → execve
+//! rlimits → securebits → no capability → no_new_privs → label → Landlock → seccomp → read back → execve
 //! ```
 //!
 //! - *rlimits* first: nothing later needs more descriptors than the server may have.
 //! - *securebits* need `CAP_SETPCAP`, so they come before the last capability goes.
 //! - `no_new_privs` is what lets an unprivileged process install the two that follow.
+//! - the *label* before Landlock, which lets nobody write below `/proc` ([`label`]).
 //! - *Landlock* before *seccomp*, whose list does not have the calls that make a ruleset.
 //! - *seccomp* last but for reading `/proc/self/status` back, which any server may do as well.
 //!
@@ -19,6 +20,7 @@
 //! no program, and [`exec::run`] takes the proof of the last step.
 
 pub mod exec;
+mod label;
 mod landlock;
 mod privileges;
 mod readback;
@@ -137,7 +139,8 @@ fn lock_down(plan: &Plan) -> Result<readback::Locked, LockdownError> {
     let bits = privileges::lock_securebits(limited)?;
     let bare = privileges::drop_last_capability(bits)?;
     let stuck = privileges::forbid_new_privileges(bare)?;
-    let walled = landlock::restrict(stuck, &plan.spec.landlock)?;
+    let labelled = label::set(stuck, &plan.spec.labels)?;
+    let walled = landlock::restrict(labelled, &plan.spec.landlock)?;
     let filtered = install_filters(walled, &plan.filters)?;
     readback::verify(filtered, plan)
 }

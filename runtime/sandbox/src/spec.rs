@@ -7,7 +7,9 @@
 mod enforcement;
 mod environment;
 mod filesystem;
+mod identity;
 mod image;
+mod label;
 mod limits;
 
 use std::path::{Path, PathBuf};
@@ -18,10 +20,13 @@ use sha2::{Digest, Sha256};
 
 pub use enforcement::{Enforcement, Layer, State};
 pub use filesystem::{LandlockAccess, LandlockRule, Mount, MountKind, SECRETS_DIR};
+pub use identity::{Identity, Outside, OwnId, StartedBy};
 pub use image::{ImageFacts, ImageFactsError};
+pub(crate) use label::server_context;
+pub use label::{LabelLine, LabelWrite};
 pub use limits::{CgroupKind, CgroupLimits, Rlimit, RlimitKind};
 
-use crate::host::{HostSupport, UserNamespaces};
+use crate::host::{HostSupport, Procfs, UserNamespaces};
 
 /// One sandbox, completely described.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +53,8 @@ pub struct SandboxSpec {
     pub seccomp: SeccompLine,
     /// The Landlock ruleset.
     pub landlock: LandlockLine,
+    /// AppArmor and SELinux labels.
+    pub labels: LabelLine,
     /// Resource limits of the process.
     pub rlimits: Vec<Rlimit>,
     /// Limits of the cgroup.
@@ -56,31 +63,6 @@ pub struct SandboxSpec {
     pub stop_grace_ms: u64,
     /// What is enforced by what, and what this host cannot do.
     pub enforcement: Vec<Enforcement>,
-}
-
-/// The one user and group id that exist in the sandbox, and what they are outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// User id as the server sees it.
-    pub inside_uid: u32,
-    /// Group id as the server sees it.
-    pub inside_gid: u32,
-    /// User id as the host sees it.
-    pub outside_uid: u32,
-    /// Group id as the host sees it.
-    pub outside_gid: u32,
-    /// How the outside id was chosen.
-    pub started_by: StartedBy,
-}
-
-/// Who starts the sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StartedBy {
-    /// Root: the outside id belongs to nobody.
-    Root,
-    /// An ordinary user: the outside id is that user's.
-    OrdinaryUser,
 }
 
 /// A secret's name and where the server finds it.
@@ -166,6 +148,18 @@ pub enum ResolveError {
     /// overlayfs is absent.
     #[error("this kernel has no overlayfs")]
     Overlayfs,
+    /// A sandbox cannot have a procfs.
+    #[error("the kernel lets no sandbox have a procfs here: {0}")]
+    Procfs(String),
+    /// Root that may not map its own id.
+    #[error("root without CAP_SETFCAP may not map its own id into a user namespace")]
+    NoOwnId,
+    /// Every id that was tried belongs to somebody.
+    #[error("no user id is free for a server: the last that was tried belongs to {by}")]
+    NoFreeId {
+        /// Whose it is.
+        by: String,
+    },
     /// A limit that the host cannot enforce and the policy does not give up.
     #[error("this host cannot enforce the limit on {limit}: {reason}")]
     NotEnforced {
@@ -199,6 +193,17 @@ impl ResolveError {
                     .into(),
             ),
             Self::Overlayfs => Some("load the module: `modprobe overlay`".into()),
+            Self::Procfs(_) => Some(
+                "start the container with the whole of /proc (podman: `--security-opt unmask=ALL`, docker: `--security-opt systempaths=unconfined`), or run palisade on the host"
+                    .into(),
+            ),
+            Self::NoOwnId => {
+                Some("run palisade as another user of the container, or give the container CAP_SETFCAP".into())
+            }
+            Self::NoFreeId { .. } => Some(
+                "free a part of the ids from 1879048192 to 1879113727 in /etc/passwd, /etc/group, /etc/subuid and /etc/subgid"
+                    .into(),
+            ),
             Self::NotEnforced { limit, .. } => Some(format!(
                 "run where cgroups can be written (`palisade doctor` says where), or write `accept_degraded: [{limit}]` in the policy"
             )),
@@ -209,11 +214,6 @@ impl ResolveError {
         }
     }
 }
-
-/// Host ids for sandboxes that root starts: above the range that systemd hands to containers
-/// (524288 to 1879048191, `systemd.io/UIDS-GIDS`) and below 2^31, where some programs see negative
-/// numbers. 2^16 of them, chosen by the server's name.
-const UNOWNED_ID_BASE: u32 = 0x7000_0000;
 
 impl SandboxSpec {
     /// Decides everything about the sandbox of `input.policy`.
@@ -227,6 +227,7 @@ impl SandboxSpec {
         let landlock_abi = enforcement::landlock_abi(policy, host)?;
         let cgroup = limits::cgroup(policy, host)?;
         let mounts = filesystem::mounts(policy, home)?;
+        let labels = label::labels(policy.server.as_str(), &host.labels);
         let seccomp = seccomp_line(policy.syscalls.baseline)?;
         Ok(Self {
             server: policy.server.to_string(),
@@ -234,7 +235,7 @@ impl SandboxSpec {
             command: environment::command(policy, image)?,
             environment: environment::variables(policy, image),
             working_directory: environment::working_directory(image)?,
-            identity: identity(policy, image, host),
+            identity: identity::identity(policy, image, host, &mounts)?,
             namespaces: NAMESPACES.map(str::to_owned).to_vec(),
             landlock: LandlockLine {
                 abi: landlock_abi,
@@ -244,7 +245,8 @@ impl SandboxSpec {
             },
             secrets: policy.secrets.iter().map(secret_line).collect(),
             rlimits: limits::rlimits(policy),
-            enforcement: enforcement::lines(&cgroup, landlock_abi),
+            enforcement: enforcement::lines(&cgroup, landlock_abi, &labels),
+            labels,
             stop_grace_ms: u64::try_from(policy.lifecycle.stop_timeout.as_millis()).unwrap_or(u64::MAX),
             mounts,
             seccomp,
@@ -272,35 +274,12 @@ fn check_host(host: &HostSupport) -> Result<(), ResolveError> {
     if !host.overlayfs {
         return Err(ResolveError::Overlayfs);
     }
-    Ok(())
-}
-
-fn identity(policy: &Policy, image: Option<&ImageFacts>, host: &HostSupport) -> Identity {
-    let inside = image.map_or((0, 0), |image| (image.uid, image.gid));
-    if host.user.is_root() {
-        let outside = unowned_id(policy.server.as_str());
-        return Identity {
-            inside_uid: inside.0,
-            inside_gid: inside.1,
-            outside_uid: outside,
-            outside_gid: outside,
-            started_by: StartedBy::Root,
-        };
+    match &host.procfs {
+        Procfs::Whole => Ok(()),
+        Procfs::Covered { .. } | Procfs::ReadOnly | Procfs::Absent => {
+            Err(ResolveError::Procfs(host.procfs.to_string()))
+        }
     }
-    Identity {
-        inside_uid: inside.0,
-        inside_gid: inside.1,
-        outside_uid: host.user.uid,
-        outside_gid: host.user.gid,
-        started_by: StartedBy::OrdinaryUser,
-    }
-}
-
-/// Two servers seldom share one, so that they cannot meet through per-user kernel objects.
-fn unowned_id(server: &str) -> u32 {
-    let digest = Sha256::digest(server.as_bytes());
-    let [high, low, ..] = *digest.as_slice() else { return UNOWNED_ID_BASE };
-    UNOWNED_ID_BASE.saturating_add(u32::from(u16::from_be_bytes([high, low])))
 }
 
 fn secret_line(grant: &palisade_policy::SecretGrant) -> SecretLine {

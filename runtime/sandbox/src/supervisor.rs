@@ -43,6 +43,7 @@ use crate::protocol::{self, Failure, FailureKind, Launch, LaunchFds, Reply, Requ
 use crate::spec::MountKind;
 use cgroup::{Cgroup, Seats};
 use identity::Keeper;
+pub(crate) use identity::MAPPING_SUBORDINATE_IDS;
 
 /// The hidden subcommand that the gateway starts.
 pub const ROLE: &str = "__supervise";

@@ -11,7 +11,7 @@ use landlock::{
 };
 
 use super::LockdownError;
-use super::privileges::NoNewPrivileges;
+use super::label::Labelled;
 use crate::spec::{LandlockAccess, LandlockLine, LandlockRule};
 
 /// The domain is in force, or the policy gave it up on a kernel without Landlock.
@@ -23,7 +23,7 @@ const STEP: &str = "restricting with Landlock";
 /// The ABI that handles TCP (Linux 6.7).
 const NETWORK: u32 = 4;
 
-pub(super) fn restrict(_stuck: NoNewPrivileges, line: &LandlockLine) -> Result<Walled, LockdownError> {
+pub(super) fn restrict(_labelled: Labelled, line: &LandlockLine) -> Result<Walled, LockdownError> {
     if line.abi == 0 {
         return Ok(Walled(()));
     }

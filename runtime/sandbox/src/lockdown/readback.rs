@@ -47,7 +47,7 @@ pub(super) fn verify(_filtered: Filtered, plan: &Plan) -> Result<Locked, Lockdow
     let bytes = read_ambient_bounded(Path::new("/proc/self/status"), STATUS_MAX)
         .map_err(|error| LockdownError::new(STEP, error))?;
     let report = read(&String::from_utf8_lossy(&bytes), plan.spec.landlock.abi)?;
-    let identity = plan.spec.identity;
+    let identity = &plan.spec.identity;
     let ids = |id: u32| [id; 4].map(|id| id.to_string()).join("\t");
     let expected = [
         ("NoNewPrivs", report.no_new_privs.as_str(), "1".to_owned()),

@@ -3,8 +3,8 @@
 use palisade_policy::{Degradation, Policy};
 use serde::{Deserialize, Serialize};
 
-use super::ResolveError;
 use super::limits::{CgroupKind, CgroupLimits};
+use super::{LabelLine, ResolveError};
 use crate::host::HostSupport;
 
 /// One promise and what keeps it.
@@ -37,6 +37,8 @@ pub enum Layer {
     Cgroup,
     /// A resource limit.
     Rlimit,
+    /// AppArmor or SELinux.
+    Label,
 }
 
 /// Whether a promise is kept.
@@ -71,7 +73,7 @@ pub(super) fn landlock_abi(policy: &Policy, host: &HostSupport) -> Result<u32, R
 }
 
 /// All promises of a sandbox.
-pub(super) fn lines(cgroup: &CgroupLimits, landlock_abi: u32) -> Vec<Enforcement> {
+pub(super) fn lines(cgroup: &CgroupLimits, landlock_abi: u32, labels: &LabelLine) -> Vec<Enforcement> {
     let enforced = |what: &str, by| Enforcement { what: what.into(), by, state: State::Enforced };
     let mut lines = vec![
         enforced("sees only its own processes, mounts, hostname, IPC objects and cgroup", Layer::Namespace),
@@ -86,6 +88,9 @@ pub(super) fn lines(cgroup: &CgroupLimits, landlock_abi: u32) -> Vec<Enforcement
         enforced("limits on open files, file size and core dumps", Layer::Rlimit),
     ];
     lines.push(landlock_line(landlock_abi));
+    lines.extend(
+        labels.writes.iter().map(|label| enforced(&format!("runs under the {}", label.what), Layer::Label)),
+    );
     lines.extend([
         cgroup_line("memory", cgroup, cgroup.memory_bytes),
         cgroup_line("cpus", cgroup, cgroup.cpu_millis),
