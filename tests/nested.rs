@@ -145,8 +145,8 @@ fn a_covered_procfs_is_refused_with_the_reason() {
     let policy = container.place.demo_policy("");
     // The control: the same container without this.
     container.serves(&policy);
-    container.add(&["--tmpfs", "/proc/acpi", "--ro-bind", "/dev/null", "/proc/kcore"]);
-    container.refuses(&policy, 3, "something is mounted over /proc/acpi and 1 more", "unmask=ALL");
+    container.add(&["--tmpfs", "/proc/tty", "--ro-bind", "/dev/null", "/proc/cpuinfo"]);
+    container.refuses(&policy, 3, "something is mounted over /proc/tty and 1 more", "unmask=ALL");
     let doctor = container.doctor();
     assert_eq!(doctor["a sandbox"]["state"], "missing", "{doctor:#}");
     let found = doctor["a sandbox"]["found"].as_str().unwrap();
@@ -167,6 +167,48 @@ fn root_without_capabilities_is_told_what_to_do() {
     one_error(&stderr(&output));
     let doctor = container.doctor();
     assert_eq!(doctor["a sandbox"]["state"], "missing", "{doctor:#}");
+}
+
+/// Root of a container as docker makes it: without `CAP_SYS_ADMIN`, but allowed to map ids. Its servers are not root.
+#[test]
+fn root_without_sys_admin_gives_ids_that_belong_to_nobody() {
+    if !need("root", nix::unistd::Uid::effective().is_root()) {
+        return;
+    }
+    let Some(mut container) = Container::new(User::Root) else { return };
+    let root = container.place.root.to_str().unwrap().to_owned();
+    // As root bubblewrap covers parts of a new procfs, so this container has the one of the machine.
+    container.arguments.clear();
+    container.add(&["--unshare-net", "--unshare-ipc", "--unshare-uts", "--die-with-parent"]);
+    container.add(&["--ro-bind", "/", "/", "--dev", "/dev", "--bind", "/proc", "/proc", "--tmpfs", "/tmp"]);
+    container.add(&["--bind", &root, &root]);
+    container.add(&["--cap-drop", "ALL"]);
+    for capability in ["CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID", "SETPCAP", "SETFCAP", "KILL"] {
+        container.add(&["--cap-add", &format!("CAP_{capability}")]);
+    }
+    let doctor = container.doctor();
+    assert_eq!(doctor["a sandbox"]["state"], "good", "{doctor:#}");
+    assert!(doctor["cgroups"]["found"].as_str().unwrap().contains("read-only"), "{doctor:#}");
+    let policy = container.place.demo_policy("");
+    container.serves(&policy);
+
+    let mut session = Session::start(&mut container.palisade(&["run", policy.to_str().unwrap()]));
+    session.initialize();
+    session.call("add", json!({ "a": 1, "b": 2 }));
+    let server = support::descendants(session.child.id()).last().copied().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")).unwrap();
+    let uid: u32 = uid.split('\t').next().unwrap().parse().unwrap();
+    assert!((0x7000_0000..0x7001_0000).contains(&uid), "{uid}");
+    drop(session);
+
+    // With a mount the server would have to be root outside; the kernel counts no processes of root.
+    let mounted = container.place.dir("shared");
+    let policy = container.place.demo_policy(&format!(
+        "filesystem: {{ mounts: [ {{ source: \"{}\", target: /workspace, access: read-only }} ] }}",
+        mounted.display()
+    ));
+    container.refuses(&policy, 3, "would be root outside its sandbox", "as another user");
 }
 
 /// Namespaces are forbidden by a limit, as in a container whose runtime forbids them.

@@ -1,7 +1,7 @@
 //! `palisade doctor`: what this host can and cannot promise, and what would change it.
 
 use palisade_sandbox::HostSupport;
-use palisade_sandbox::host::{Cgroups, Powers, SubordinateIds, UserNamespaces};
+use palisade_sandbox::host::{Cgroups, Powers, Procfs, SubordinateIds, UserNamespaces};
 use palisade_sandbox::trial::{self, Refusal, Step};
 use serde::Serialize;
 use serde_json::json;
@@ -106,7 +106,7 @@ fn sandbox(host: &HostSupport, tried: &Tried) -> Finding {
         Ok(None) => (Verdict::Good, "namespaces, mounts and a procfs can be made".to_owned(), None),
         Ok(Some(refusal)) => {
             let what = format!("the kernel refused {}: {}", refusal.step.words(), refusal.errno_name());
-            (Verdict::Missing, what, Some(remedy_of(host, refusal)))
+            (Verdict::Missing, what, Some(remedies_of(host, *refusal)))
         }
         Err(error) => {
             (Verdict::Missing, error.to_string(), Some("allow fork, unshare and mount here".into()))
@@ -115,14 +115,27 @@ fn sandbox(host: &HostSupport, tried: &Tried) -> Finding {
     Finding { feature: "a sandbox", state, found, means: "no server can be started", remedy }
 }
 
-fn remedy_of(host: &HostSupport, refusal: &Refusal) -> String {
+/// The first thing that was refused, and the one that would be next.
+fn remedies_of(host: &HostSupport, refusal: Refusal) -> String {
+    let first = remedy_of(host, refusal);
+    if refusal.step == Step::Procfs || host.procfs == Procfs::Whole {
+        return first;
+    }
+    format!("{first}; besides, {}", whole_procfs(host))
+}
+
+fn whole_procfs(host: &HostSupport) -> String {
+    format!(
+        "{}: start the container with the whole of it (podman: `--security-opt unmask=ALL`, docker: `--security-opt systempaths=unconfined`), or run palisade on the host",
+        host.procfs
+    )
+}
+
+fn remedy_of(host: &HostSupport, refusal: Refusal) -> String {
     const FILTER: &str = "a seccomp filter or security module of this container forbids it, or this is a chroot: allow \
                           unshare, mount and pivot_root (docker, podman: `--security-opt seccomp=FILE`), or run palisade on the host";
     match refusal.step {
-        Step::Procfs => format!(
-            "{}: start the container with the whole of it (podman: `--security-opt unmask=ALL`, docker: `--security-opt systempaths=unconfined`), or run palisade on the host",
-            host.procfs
-        ),
+        Step::Procfs => whole_procfs(host),
         Step::IdMap if host.ids.powers == Powers::Nothing => {
             "run palisade as another user of this container, or give it CAP_SETFCAP".into()
         }
@@ -189,20 +202,21 @@ fn cgroups(host: &HostSupport) -> Finding {
 
 /// No promise depends on them: they tell servers apart by one more thing.
 fn subordinate_ids(host: &HostSupport) -> Finding {
-    let (found, remedy) = match (&host.ids.subordinate, host.ids.powers) {
-        (_, Powers::All | Powers::MapIds) => {
-            ("not needed: each server gets an id that belongs to nobody".to_owned(), None)
-        }
-        (SubordinateIds::Usable { uids, .. }, _) => (
+    const ROOTS: &str = "not needed: each server gets an id that belongs to nobody";
+    let (found, remedy) = match (host.ids.powers, &host.ids.subordinate) {
+        (Powers::All, _) => (ROOTS.to_owned(), None),
+        // Idmapped mounts take CAP_SYS_ADMIN.
+        (Powers::MapIds, _) => (format!("{ROOTS}; mounts of the host take CAP_SYS_ADMIN"), None),
+        (Powers::OwnId | Powers::Nothing, SubordinateIds::Usable { uids, .. }) => (
             format!(
                 "used: each server without mounts of the host gets one of the {} from {} on",
                 uids.count, uids.first
             ),
             None,
         ),
-        (SubordinateIds::Unusable { reason, remedy }, _) => {
-            let (found, why) = ("not used: servers have this user's own id outside", reason);
-            (format!("{found}, since {why}"), (!host.user.is_root()).then(|| remedy.clone()))
+        (Powers::OwnId | Powers::Nothing, SubordinateIds::Unusable { reason, remedy }) => {
+            let found = format!("not used: servers have this user's own id outside, since {reason}");
+            (found, (!host.user.is_root()).then(|| remedy.clone()))
         }
     };
     Finding { feature: "subordinate ids", state: Verdict::Good, found, means: "", remedy }
@@ -245,32 +259,30 @@ mod tests {
 
     use super::*;
 
-    fn labelled(apparmor: Option<Option<&str>>, selinux: Option<(bool, bool)>) -> Finding {
+    fn labelled(apparmor: Option<AppArmor>, selinux: Option<SeLinux>) -> Finding {
         let mut host = HostSupport::probe();
-        host.labels = Labels {
-            apparmor: apparmor.map(|mode| AppArmor {
-                own: "unconfined".into(),
-                server_profile: mode.map(str::to_owned),
-                restricts_user_namespaces: true,
-            }),
-            selinux: selinux.map(|(enforcing, server_type)| SeLinux {
-                enforcing,
-                own: "u:r:t:s0".into(),
-                server_type,
-            }),
-        };
+        host.labels = Labels { apparmor, selinux };
         labels(&host)
+    }
+
+    fn apparmor(mode: Option<&str>) -> AppArmor {
+        let server_profile = mode.map(str::to_owned);
+        AppArmor { own: "unconfined".into(), server_profile, restricts_user_namespaces: true }
+    }
+
+    fn selinux(enforcing: bool, server_type: bool) -> SeLinux {
+        SeLinux { enforcing, own: "u:r:t:s0".into(), server_type }
     }
 
     #[test]
     fn a_profile_that_is_not_loaded_is_named_with_the_command() {
-        let found = labelled(Some(None), None);
+        let found = labelled(Some(apparmor(None)), None);
         assert!(found.found.contains("not loaded"), "{found:?}");
         assert!(found.remedy.unwrap().contains("apparmor_parser -r packaging/apparmor/palisade-server"));
-        assert_eq!(labelled(Some(Some("enforce")), None).remedy, None);
-        let both = labelled(Some(None), Some((true, false)));
+        assert_eq!(labelled(Some(apparmor(Some("enforce"))), None).remedy, None);
+        let both = labelled(Some(apparmor(None)), Some(selinux(true, false)));
         assert!(both.found.contains("; SELinux") && both.remedy.unwrap().contains("semodule -i"));
-        assert_eq!(labelled(None, Some((false, true))).found, "SELinux, permissive");
+        assert_eq!(labelled(None, Some(selinux(false, true))).found, "SELinux, permissive");
     }
 
     #[test]

@@ -6,8 +6,7 @@ use std::path::Path;
 use palisade_egress::EgressPolicy;
 use palisade_policy::{ImageTrust, KeySource, Policy, Signer};
 use palisade_sandbox::spec::{
-    CgroupKind, Identity, ImageFacts, LandlockAccess, MountKind, Outside, OwnId, SandboxSpec, SecretPlace,
-    State,
+    CgroupKind, Identity, ImageFacts, LandlockAccess, MountKind, Outside, SandboxSpec, SecretPlace, State,
 };
 use palisade_sandbox::{HostSupport, seccomp};
 use serde_json::json;
@@ -127,13 +126,13 @@ fn identity_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
         id.outside_gid,
         owner(id)
     )?;
-    writeln!(out, "  no capability in any set, securebits locked, no_new_privs")?;
     for label in &spec.labels.writes {
         writeln!(out, "  label: {}", label.what)?;
     }
     for absent in &spec.labels.absent {
         writeln!(out, "  no label: {absent}")?;
     }
+    writeln!(out, "  no capability in any set, securebits locked, no_new_privs")?;
     writeln!(out, "  namespaces of its own: {}", spec.namespaces.join(", "))
 }
 
@@ -142,14 +141,7 @@ fn owner(id: &Identity) -> String {
     match &id.outside {
         Outside::Unowned => "which belongs to nobody".into(),
         Outside::Subordinate => format!("subordinate ids of user {}", id.user_uid),
-        Outside::Own { because } => {
-            let why = match because {
-                OwnId::NoSubordinateIds { reason } => format!("no subordinate ids, since {reason}"),
-                OwnId::HostMounts => "the policy mounts files that only the user may use".into(),
-                OwnId::OnlyId => "there is no other id in this container".into(),
-            };
-            format!("the user who starts it ({why})")
-        }
+        Outside::Own { because } => format!("the user who starts it ({because})"),
     }
 }
 

@@ -154,6 +154,12 @@ pub enum ResolveError {
     /// Root that may not map its own id.
     #[error("root without CAP_SETFCAP may not map its own id into a user namespace")]
     NoOwnId,
+    /// The server would have root's id outside.
+    #[error("the server would be root outside its sandbox: {because}")]
+    RootOutside {
+        /// Why no other id can be had.
+        because: String,
+    },
     /// Every id that was tried belongs to somebody.
     #[error("no user id is free for a server: the last that was tried belongs to {by}")]
     NoFreeId {
@@ -199,6 +205,10 @@ impl ResolveError {
             ),
             Self::NoOwnId => {
                 Some("run palisade as another user of the container, or give the container CAP_SETFCAP".into())
+            }
+            // The kernel counts no processes of root's id against RLIMIT_NPROC, and much of the host is root's.
+            Self::RootOutside { .. } => {
+                Some("run palisade as another user, or give root of this container CAP_SYS_ADMIN".into())
             }
             Self::NoFreeId { .. } => Some(
                 "free a part of the ids from 1879048192 to 1879113727 in /etc/passwd, /etc/group, /etc/subuid and /etc/subgid"

@@ -95,8 +95,8 @@ mod tests {
 
     #[test]
     fn a_program_of_the_host_gets_nothing_of_ours() {
-        let done = run_host_program(Path::new("/usr/bin/env"), &[]).unwrap();
-        assert!(done.status.success());
+        // What every role does first; whoever runs the tests may have left some open.
+        crate::process::close_on_exec_from(3).unwrap();
         let script = "env >&2; ls /proc/self/fd | wc -l >&2; pwd >&2; exit 3";
         let done = run_host_program(Path::new("/bin/sh"), &["-c".into(), script.into()]).unwrap();
         assert_eq!(done.status.code(), Some(3));

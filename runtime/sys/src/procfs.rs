@@ -80,6 +80,25 @@ mod tests {
         }
     }
 
+    /// The volume of CVE-2019-16884, in a mount namespace of this thread's own; as root only.
+    #[test]
+    fn what_is_mounted_over_a_file_is_not_taken_for_it() {
+        use nix::mount::{MsFlags, mount};
+        if !nix::unistd::Uid::effective().is_root() {
+            return;
+        }
+        let covered = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            open_own_rw(Path::new("comm")).unwrap();
+            let comm = format!("/proc/{}/comm", nix::unistd::getpid());
+            mount(Some("/dev/null"), comm.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            open_own_rw(Path::new("comm")).unwrap_err().raw_os_error()
+        });
+        assert_eq!(covered.join().unwrap(), Some(libc::EXDEV));
+    }
+
     #[test]
     fn no_link_is_followed() {
         let refused = |name: &str| open_own_rw(Path::new(name)).unwrap_err().raw_os_error();

@@ -97,6 +97,9 @@ pub struct Ids {
     pub gids: Vec<IdRange>,
     /// What may be done with them.
     pub powers: Powers,
+    /// Whether this user is root, and root around this user namespace as well: as far as can be seen, the
+    /// host's.
+    pub host_root: bool,
     /// Subordinate ids of this user.
     pub subordinate: SubordinateIds,
     /// Ids that belong to somebody. A site has thousands, so they are not printed.
@@ -115,7 +118,8 @@ pub(crate) fn helper(name: &str) -> Option<PathBuf> {
 
 impl Ids {
     pub(super) fn probe(user: HostUser) -> Self {
-        let uids = parse_map(&read("/proc/self/uid_map"));
+        let map = read("/proc/self/uid_map");
+        let uids = parse_map(&map);
         let gids = parse_map(&read("/proc/self/gid_map"));
         let [users, groups] = ["/etc/subuid", "/etc/subgid"].map(read);
         let powers = powers(user, &read("/proc/self/status"));
@@ -127,7 +131,8 @@ impl Ids {
         taken.extend(accounts(&read("/etc/group"), "the group"));
         taken.extend(delegated(&users, "/etc/subuid"));
         taken.extend(delegated(&groups, "/etc/subgid"));
-        Self { uids, gids, powers, subordinate, taken }
+        let host_root = user.is_root() && maps_zero_to_zero(&map);
+        Self { uids, gids, powers, host_root, subordinate, taken }
     }
 
     /// Whether `id` exists here, as a user and as a group.
@@ -147,6 +152,10 @@ fn parse_map(text: &str) -> Vec<IdRange> {
             Some(IdRange::new(first, numbers.next()?.ok()?))
         })
         .collect()
+}
+
+fn maps_zero_to_zero(map: &str) -> bool {
+    map.lines().any(|line| line.split_whitespace().take(2).eq(["0", "0"]))
 }
 
 /// Bits of `CapEff` (`linux/capability.h`).

@@ -74,6 +74,17 @@ pub enum OwnId {
     OnlyId,
 }
 
+/// In words for people.
+impl std::fmt::Display for OwnId {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoSubordinateIds { reason } => write!(out, "no subordinate ids, since {reason}"),
+            Self::HostMounts => write!(out, "the policy mounts files that only the user may use"),
+            Self::OnlyId => write!(out, "there is no other id in this container"),
+        }
+    }
+}
+
 impl Identity {
     /// Whether the server is told apart from the user who started it by its id.
     pub fn is_apart(&self) -> bool {
@@ -114,6 +125,11 @@ pub(super) fn identity(
     let host_mounts = mounts.iter().any(|mount| matches!(mount.kind, MountKind::Host { .. }));
     let (wanted, started_by) = choose(host, host_mounts)?;
     let (ids, outside) = outside_ids(policy.server.as_str(), host, wanted)?;
+    if let Outside::Own { because } = &outside
+        && host.ids.host_root
+    {
+        return Err(ResolveError::RootOutside { because: because.to_string() });
+    }
     // Where there is one id, root mounts in a user namespace as anybody else does.
     let started_by =
         if matches!(outside, Outside::Own { .. }) { StartedBy::OrdinaryUser } else { started_by };
@@ -250,6 +266,7 @@ mod tests {
             uids: vec![exist],
             gids: vec![exist],
             powers: Powers::All,
+            host_root: true,
             subordinate: SubordinateIds::Unusable { reason: "root needs none".into(), remedy: "none".into() },
             taken: taken.iter().map(|(range, by)| Taken { range: *range, by: (*by).into() }).collect(),
         }

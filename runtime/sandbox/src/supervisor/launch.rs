@@ -73,6 +73,8 @@ pub(super) fn create(
             .build()
             .map_err(|error| StepError::new("building the sandbox", chain(&error)))
     })?;
+    // libcontainer has done so; from here on this process may come to hold secrets.
+    palisade_sys::process::forbid_inspection().during("closing /proc/self")?;
     // Held open until this process ends: pid 1 sees the end of file if that comes too early.
     keep_until_exit(alive_end);
     let init = container.pid().ok_or_else(|| StepError::new("building the sandbox", "it has no process"))?;

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! /proc             the host's procfs; libcontainer needs it, the sandbox gets a fresh one
-//! /sys/fs/cgroup    cgroup2, read-only, so that libcontainer leaves cgroups to us; empty where there is none
+//! /sys/fs/cgroup    cgroup2, read-only, so that libcontainer leaves cgroups to us
 //! /dev              six harmless devices
 //! /rootfs           the image's layers, a read-only overlay
 //! /mounts/N         the policy's mounts, with their flags
@@ -83,6 +83,9 @@ pub(super) fn build(
     let stage = Dir::open_ambient(Path::new(".")).during("entering the stage")?;
 
     sources.attach_all(&stage, spec).during("attaching mounts to the stage")?;
+    if sources.cgroup.is_none() {
+        mount_cgroup()?;
+    }
     mount_rootfs(&stage, spec, layers.len())?;
     make_work_dirs(&stage, spec).during("making the work directory")?;
     pivot()?;
@@ -245,8 +248,7 @@ fn host_mount(spec: &SandboxSpec, held: &OwnedFd, write: bool) -> Result<(OwnedF
 }
 
 /// libcontainer asks which cgroups there are and puts its child into one, unless it may not write
-/// (`EROFS`): our own [`super::cgroup`] has done that already. Where there is none, it finds an empty
-/// directory, takes it for a host of the first version without any controller, and does nothing.
+/// (`EROFS`): our own [`super::cgroup`] has done that already. `None` in a container without cgroup2.
 fn clone_cgroup() -> io::Result<Option<OwnedFd>> {
     let is_cgroup2 = |path: &Path| {
         nix::sys::statfs::statfs(path)
@@ -258,6 +260,15 @@ fn clone_cgroup() -> io::Result<Option<OwnedFd>> {
     let tree = clone_path(path)?;
     set_attributes(&tree, Attributes::BASE.read_only().no_exec())?;
     Ok(Some(tree))
+}
+
+/// A cgroup2 for libcontainer to find where the container that we are in has none: read-only, and of a
+/// cgroup namespace of our own, since only its owner may mount it.
+fn mount_cgroup() -> Result<(), StepError> {
+    const STEP: &str = "mounting a cgroup file system";
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).during(STEP)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("cgroup2"), "sys/fs/cgroup", Some("cgroup2"), flags, None::<&str>).during(STEP)
 }
 
 /// Mounts the overlay: skeleton on top, then the layers, highest first.
