@@ -169,6 +169,27 @@ fn root_without_capabilities_is_told_what_to_do() {
     assert_eq!(doctor["a sandbox"]["state"], "missing", "{doctor:#}");
 }
 
+/// `unshare --map-root-user`: root with every capability, and one id, which is the user's outside.
+#[test]
+fn root_of_a_namespace_of_one_id_is_the_user() {
+    let place = Place::new(User::Ordinary);
+    let policy = place.demo_policy("");
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.arg(place.program()).arg("--store").arg(place.store()).args(["run", policy.to_str().unwrap()]);
+    command.env("HOME", &place.root).current_dir(&place.root);
+    if nix::unistd::Uid::effective().is_root() {
+        command.uid(place.user.id()).gid(place.user.id());
+    }
+    let mut session = Session::start(&mut command);
+    session.initialize();
+    assert_eq!(session.call("add", json!({ "a": 1, "b": 2 }))["sum"], 3);
+    let server = support::descendants(session.child.id()).last().copied().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+    let outside = format!("Uid:\t{}\t", place.user.id());
+    assert!(status.contains(&outside), "{status}");
+}
+
 /// Root of a container as docker makes it: without `CAP_SYS_ADMIN`, but allowed to map ids. Its servers are not root.
 #[test]
 fn root_without_sys_admin_gives_ids_that_belong_to_nobody() {

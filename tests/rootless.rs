@@ -88,7 +88,7 @@ impl Subordinate {
 /// palisade as user `id`, with files put over files of the host where only it sees them.
 fn under_files(place: &Place, over: &[(PathBuf, &str)], id: u32, arguments: &[&str]) -> Command {
     const SCRIPT: &str = "while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\" || exit 99; shift 2; done; \
-                          shift; exec setpriv --reuid \"$0\" --regid \"$0\" --clear-groups \"$@\"";
+                          shift; exec setpriv --reuid \"$0\" --regid \"$0\" --groups \"$0,4\" \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT]).arg(id.to_string());
     for (source, target) in over {
@@ -155,6 +155,7 @@ fn servers_of_an_ordinary_user_have_subordinate_ids() {
         let (session, family) = alice.session(&policy);
         let [keeper, supervisor, reaper, server] = [0, 1, 2, 3].map(|index| family[index].pid);
         assert_eq!(ids(keeper, "Uid"), [user; 4], "the keeper is the user");
+        assert!(status(keeper, "Groups").contains('4'), "and has the user's groups");
         let (uid, gid) = (ids(server, "Uid")[0], ids(server, "Gid")[0]);
         assert!(is_subordinate(uid) && is_subordinate(gid), "{uid}:{gid}");
         for process in [supervisor, reaper, server] {

@@ -205,6 +205,15 @@ fn writable_or(dir: &Dir, usable: Cgroups) -> Cgroups {
             remedy: "mount it read-write, or let the policy accept that limits are degraded".into(),
         };
     }
+    // Root of a user namespace is somebody else to the owner of the directory.
+    let writable =
+        nix::unistd::faccessat(dir, ".", nix::unistd::AccessFlags::W_OK, nix::fcntl::AtFlags::AT_EACCESS);
+    if writable.is_err() {
+        return Cgroups::Unusable {
+            reason: "/sys/fs/cgroup belongs to somebody else than root of this container".into(),
+            remedy: "let the policy accept that limits are degraded, or run palisade on the host".into(),
+        };
+    }
     usable
 }
 
