@@ -204,6 +204,7 @@ fn launch_and_watch(
     let LaunchFds { stdin, stdout, stderr, secrets, layers, mounts } = fds;
 
     let entered = identity::enter_mount_namespace(&spec.identity, keeper)?;
+    identity::give_to_server(&entered, &spec.identity, [&stdin, &stdout, &stderr])?;
     let staged = stage::build(&entered, &spec, &layers, &mounts)?;
     drop((layers, mounts));
     let confined = identity::give_up_host_ids(entered, &spec.identity, keeper)?;

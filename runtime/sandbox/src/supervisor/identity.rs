@@ -160,6 +160,20 @@ pub(super) fn server_on_the_stage(identity: &Identity) -> Option<(Uid, Gid)> {
     Some((Uid::from_raw(uid), Gid::from_raw(gid)))
 }
 
+/// Programs open their standard streams again by name (`/dev/stdout`), and a pipe can be opened by whom it
+/// belongs to: until here, the gateway's user.
+pub(super) fn give_to_server(
+    _entered: &Entered,
+    identity: &Identity,
+    pipes: [&OwnedFd; 3],
+) -> Result<(), StepError> {
+    let Some((uid, gid)) = server_on_the_stage(identity) else { return Ok(()) };
+    for pipe in pipes {
+        nix::unistd::fchown(pipe, Some(uid), Some(gid)).during("giving the server its pipes")?;
+    }
+    Ok(())
+}
+
 /// One line of an id map, for users and for groups: inside and outside, each for one id.
 type Line = ((u32, u32), (u32, u32));
 
