@@ -103,6 +103,10 @@ fn user_namespaces(host: &HostSupport) -> Finding {
 /// Reading is not trying: in a container it is a filter or a profile that refuses, and it is in no file.
 fn sandbox(host: &HostSupport, tried: &Tried) -> Finding {
     let (state, found, remedy) = match tried {
+        // What a launch asks for before it starts anything.
+        Ok(None) if host.procfs != Procfs::Whole => {
+            (Verdict::Missing, host.procfs.to_string(), Some(whole_procfs(host)))
+        }
         Ok(None) => (Verdict::Good, "namespaces, mounts and a procfs can be made".to_owned(), None),
         Ok(Some(refusal)) => {
             let what = format!("the kernel refused {}: {}", refusal.step.words(), refusal.errno_name());

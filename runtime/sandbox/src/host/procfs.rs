@@ -42,11 +42,13 @@ impl std::fmt::Display for Procfs {
 }
 
 /// Directories of a procfs that exist to be mounted over: they hide nothing (`proc_create_mount_point`).
-const MADE_FOR_MOUNTS: [&str; 2] = ["/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd"];
+const MADE_FOR_MOUNTS: [&str; 4] =
+    ["/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd", "/proc/xen", "/proc/openprom"];
 
 /// Reads `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
 pub(super) fn procfs(mountinfo: &str) -> Procfs {
     let mounts: Vec<Mount<'_>> = mountinfo.lines().filter_map(Mount::parse).collect();
+    // A second procfs elsewhere does not help: a sandbox is built where only this one is.
     // The last one that is mounted there is the one that is seen.
     let Some(proc) = mounts.iter().rev().find(|mount| mount.target == "/proc") else { return Procfs::Absent };
     if proc.kind != "proc" || proc.root != "/" {
