@@ -42,11 +42,12 @@ fn main() -> ExitCode {
 }
 
 /// What every role does first: nothing of the caller's descriptors, limits and signal settings may
-/// reach a server or put a secret on the disk.
+/// reach a server or put a secret on the disk, and no other process of the same user may look into this one.
 fn harden() -> std::io::Result<()> {
     palisade_sys::process::close_on_exec_from(3)?;
     palisade_sys::process::reset_sigchld()?;
-    palisade_sys::process::forbid_core_dumps()
+    palisade_sys::process::forbid_core_dumps()?;
+    palisade_sys::process::forbid_inspection()
 }
 
 /// Runs as one of our own child processes, when that is what this is.

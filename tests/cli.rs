@@ -378,7 +378,17 @@ fn doctor_says_the_same_to_people_and_to_programs() {
             findings.iter().map(|finding| finding["feature"].as_str().unwrap()).collect();
         assert_eq!(
             features,
-            ["user namespaces", "Landlock", "seccomp", "mounts", "overlayfs", "cgroups", "subordinate ids"]
+            [
+                "user namespaces",
+                "a sandbox",
+                "Landlock",
+                "seccomp",
+                "mounts",
+                "overlayfs",
+                "cgroups",
+                "subordinate ids",
+                "security labels"
+            ]
         );
         for finding in findings {
             let (feature, found) = (finding["feature"].as_str().unwrap(), finding["found"].as_str().unwrap());
@@ -430,7 +440,9 @@ fn without_the_host(text: &str) -> String {
             section = line.split_whitespace().next().unwrap_or_default();
         }
         let is_hosts = match section {
-            "identity" => line.trim_start().starts_with("uid "),
+            "identity" => {
+                ["uid ", "label: ", "no label: "].iter().any(|word| line.trim_start().starts_with(word))
+            }
             "limits" => ["cgroup", "no cgroup", "memory", "cpus", "pids"]
                 .iter()
                 .any(|word| line.trim_start().starts_with(word)),

@@ -96,7 +96,7 @@ async fn watch(
 
 /// What will be enforced, and what this host cannot.
 fn show_sandbox(spec: &SandboxSpec) -> Done {
-    let id = spec.identity;
+    let id = &spec.identity;
     let audience = Audience::Watching;
     audience.step("sandbox", &format!("own namespaces: {}", spec.namespaces.join(", ")))?;
     audience.more(&format!(

@@ -7,7 +7,7 @@ use palisade_egress::EgressPolicy;
 use palisade_policy::{ImageTrust, KeySource, Policy, Signer};
 use palisade_sandbox::host::CgroupPlace;
 use palisade_sandbox::spec::{
-    CgroupKind, ImageFacts, LandlockAccess, MountKind, SandboxSpec, SecretPlace, StartedBy, State,
+    CgroupKind, Identity, ImageFacts, LandlockAccess, MountKind, Outside, SandboxSpec, SecretPlace, State,
 };
 use palisade_sandbox::{HostSupport, seccomp};
 use serde_json::json;
@@ -116,19 +116,34 @@ fn image_section(
 }
 
 fn identity_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
-    let id = spec.identity;
-    let owner = match id.started_by {
-        StartedBy::Root => "which belongs to nobody",
-        StartedBy::OrdinaryUser => "the user who starts it",
-    };
+    let id = &spec.identity;
     writeln!(out, "\nidentity")?;
     writeln!(
         out,
-        "  uid {} gid {} inside, {}:{} outside, {owner}",
-        id.inside_uid, id.inside_gid, id.outside_uid, id.outside_gid
+        "  uid {} gid {} inside, {}:{} outside, {}",
+        id.inside_uid,
+        id.inside_gid,
+        id.outside_uid,
+        id.outside_gid,
+        owner(id)
     )?;
+    for label in &spec.labels.writes {
+        writeln!(out, "  label: {}", label.what)?;
+    }
+    for absent in &spec.labels.absent {
+        writeln!(out, "  no label: {absent}")?;
+    }
     writeln!(out, "  no capability in any set, securebits locked, no_new_privs")?;
     writeln!(out, "  namespaces of its own: {}", spec.namespaces.join(", "))
+}
+
+/// Whose the id outside is, and why it is not a better one.
+fn owner(id: &Identity) -> String {
+    match &id.outside {
+        Outside::Unowned => "which belongs to nobody".into(),
+        Outside::Subordinate => format!("subordinate ids of user {}", id.user_uid),
+        Outside::Own { because } => format!("the user who starts it ({because})"),
+    }
 }
 
 /// The ABI that handles TCP (Linux 6.7), and the one that handles ioctl on devices (6.10).

@@ -4,6 +4,9 @@
 //! Reading is not trying: the supervisor still reports a kernel that refuses what it advertises.
 
 pub(crate) mod cgroups;
+pub mod ids;
+pub mod labels;
+pub mod procfs;
 
 use std::path::Path;
 
@@ -13,6 +16,9 @@ use serde::Serialize;
 
 pub(crate) use cgroups::CGROUP_ROOT;
 pub use cgroups::{CgroupPlace, Cgroups, DELEGATE_COMMAND, Swap};
+pub use ids::{IdRange, Ids, Powers, SubordinateIds};
+pub use labels::{AppArmor, Labels, SeLinux};
+pub use procfs::Procfs;
 
 /// The facts about this kernel and this user that decide what can be enforced.
 #[derive(Debug, Clone, Serialize)]
@@ -33,8 +39,12 @@ pub struct HostSupport {
     pub cgroups: Cgroups,
     /// Whether overlayfs is known to the kernel, or may be loaded when it is first mounted.
     pub overlayfs: bool,
-    /// Subordinate ids of this user (`/etc/subuid`); not needed, listed for completeness.
-    pub subordinate_ids: bool,
+    /// Which ids there are, and which of them this user may give to a server.
+    pub ids: Ids,
+    /// Whether a sandbox can have a procfs.
+    pub procfs: Procfs,
+    /// AppArmor and SELinux.
+    pub labels: Labels,
 }
 
 /// The user that starts the sandboxes.
@@ -87,16 +97,21 @@ impl HostSupport {
     /// Reads the facts. Starts no process and changes nothing.
     pub fn probe() -> Self {
         let user = HostUser { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() };
+        let labels = Labels::probe();
         Self {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             user,
-            user_namespaces: user_namespaces(user),
+            user_namespaces: user_namespaces(user, labels.apparmor.as_ref(), |name| {
+                read(&format!("/proc/sys/{name}")).trim().to_owned()
+            }),
             landlock_abi: palisade_sys::process::landlock_abi(),
             seccomp_filters: palisade_sys::process::seccomp_action_available(SECCOMP_RET_ERRNO),
             mounts: mounts(),
             cgroups: cgroups::probe(user),
             overlayfs: overlayfs(),
-            subordinate_ids: subordinate_ids(user),
+            ids: Ids::probe(user),
+            procfs: procfs::procfs(&read("/proc/self/mountinfo")),
+            labels,
         }
     }
 }
@@ -112,10 +127,18 @@ fn mounts() -> Mounts {
     if palisade_sys::mount::attributes_available() { Mounts::ByDescriptor } else { Mounts::TooOld }
 }
 
-/// The three switches that distributions use, in the order in which the kernel looks at them.
-fn user_namespaces(user: HostUser) -> UserNamespaces {
+/// What an administrator runs where AppArmor lets only named programs make user namespaces.
+pub const LOAD_APPARMOR_PROFILE: &str = "sudo install -m 0644 packaging/apparmor/palisade /etc/apparmor.d/ && \
+                                         sudo apparmor_parser -r /etc/apparmor.d/palisade, or run palisade as root";
+
+/// The switches that distributions use, in the order in which the kernel looks at them. `setting` reads
+/// one below `/proc/sys`.
+fn user_namespaces(
+    user: HostUser,
+    apparmor: Option<&AppArmor>,
+    setting: impl Fn(&str) -> String,
+) -> UserNamespaces {
     let blocked = |by: &str, remedy: &str| UserNamespaces::Blocked { by: by.into(), remedy: remedy.into() };
-    let setting = |name: &str| read(&format!("/proc/sys/{name}")).trim().to_owned();
     if !Path::new("/proc/self/ns/user").is_symlink() {
         return blocked("the kernel (CONFIG_USER_NS is off)", "use a kernel with CONFIG_USER_NS=y");
     }
@@ -131,13 +154,13 @@ fn user_namespaces(user: HostUser) -> UserNamespaces {
             "sysctl -w kernel.unprivileged_userns_clone=1, or run palisade as root",
         );
     }
-    if setting("kernel/apparmor_restrict_unprivileged_userns") == "1" {
-        return blocked(
-            "kernel.apparmor_restrict_unprivileged_userns = 1",
-            "load an AppArmor profile that grants `userns` to the palisade binary, or run it as root",
-        );
+    match apparmor {
+        // A program under a profile of its own is asked for `userns` there, and trying tells.
+        Some(AppArmor { restricts_user_namespaces: true, own, .. }) if own == "unconfined" => {
+            blocked("kernel.apparmor_restrict_unprivileged_userns = 1", LOAD_APPARMOR_PROFILE)
+        }
+        Some(_) | None => UserNamespaces::Available,
     }
-    UserNamespaces::Available
 }
 
 /// A module that is not loaded yet is not listed; it is loaded when it is first mounted.
@@ -147,13 +170,51 @@ fn overlayfs() -> bool {
         || !read("/proc/sys/kernel/modules_disabled").starts_with('1')
 }
 
-fn subordinate_ids(user: HostUser) -> bool {
-    let name = nix::unistd::User::from_uid(Uid::from_raw(user.uid)).ok().flatten().map(|entry| entry.name);
-    let listed = |file: &str| {
-        read(file)
-            .lines()
-            .filter_map(|line| line.split(':').next())
-            .any(|owner| owner == user.uid.to_string() || name.as_deref() == Some(owner))
-    };
-    listed("/etc/subuid") && listed("/etc/subgid")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: HostUser = HostUser { uid: 1000, gid: 1000 };
+
+    fn apparmor(own: &str, restricts: bool) -> AppArmor {
+        AppArmor { own: own.into(), server_profile: None, restricts_user_namespaces: restricts }
+    }
+
+    fn by(found: UserNamespaces) -> String {
+        match found {
+            UserNamespaces::Available => "nothing".into(),
+            UserNamespaces::Blocked { by, remedy } => format!("{by}: {remedy}"),
+        }
+    }
+
+    #[test]
+    fn switches_that_forbid_user_namespaces_are_named() {
+        let setting = |name: &'static str, value: &'static str| {
+            move |asked: &str| if asked == name { value.to_owned() } else { String::new() }
+        };
+        let none = |_: &str| String::new();
+        assert_eq!(user_namespaces(ALICE, None, none), UserNamespaces::Available);
+        let blocked = by(user_namespaces(ALICE, None, setting("user/max_user_namespaces", "0")));
+        assert!(blocked.starts_with("user.max_user_namespaces"), "{blocked}");
+        let clone = setting("kernel/unprivileged_userns_clone", "0");
+        assert!(by(user_namespaces(ALICE, None, clone)).starts_with("kernel.unprivileged_userns_clone"));
+        // The switch is for ordinary users.
+        let root = HostUser { uid: 0, gid: 0 };
+        let clone = setting("kernel/unprivileged_userns_clone", "0");
+        assert_eq!(user_namespaces(root, None, clone), UserNamespaces::Available);
+    }
+
+    #[test]
+    fn where_apparmor_restricts_user_namespaces_the_profile_is_named() {
+        let none = |_: &str| String::new();
+        let blocked = by(user_namespaces(ALICE, Some(&apparmor("unconfined", true)), none));
+        assert!(blocked.contains("apparmor_restrict_unprivileged_userns"), "{blocked}");
+        assert!(blocked.contains("apparmor_parser -r /etc/apparmor.d/palisade"), "{blocked}");
+        for (own, restricts) in [("unconfined", false), ("palisade (unconfined)", true)] {
+            assert_eq!(
+                user_namespaces(ALICE, Some(&apparmor(own, restricts)), none),
+                UserNamespaces::Available
+            );
+        }
+    }
 }

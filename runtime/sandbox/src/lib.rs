@@ -22,7 +22,7 @@
 //!
 //! [`host`] (what this kernel offers), [`spec`] (what will be enforced, as data), [`seccomp`],
 //! [`secret`], [`launch`] (the gateway's side), [`supervisor`] (keeper and supervisor), [`lockdown`]
-//! (inside the sandbox, from the last capability to `execve`).
+//! (inside the sandbox, from the last capability to `execve`), [`trial`] (what `palisade doctor` tries).
 //!
 //! # The attacker
 //!
@@ -44,6 +44,7 @@ pub mod seccomp;
 pub mod secret;
 pub mod spec;
 pub mod supervisor;
+pub mod trial;
 
 pub use host::HostSupport;
 pub use launch::{CreatedSandbox, ExitReport, PrepareError, PreparedSandbox, RunningSandbox, SpawnError};

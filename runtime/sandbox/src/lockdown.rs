@@ -5,21 +5,23 @@
 //! and gives its own, so that another order does not compile:
 //!
 //! ```text
-//! rlimits → securebits → no capability → no_new_privs → Landlock → seccomp → read back → gate → execve
+//! rlimits → securebits → no capability → no_new_privs → label → Landlock → seccomp → read back
+//! → gate → execve
 //! ```
 //!
 //! This compiles:
 //!
 //! ```no_run
-//! # use palisade_sandbox::lockdown::{LockdownError, Plan, exec, filters, landlock, privileges, readback, rlimits};
-//! # use palisade_sandbox::{seccomp::CompiledFilter, spec::LandlockLine};
-//! # fn line(plan: &Plan, rules: &LandlockLine, lists: &[CompiledFilter]) -> Result<(), LockdownError> {
+//! # use palisade_sandbox::lockdown::{LockdownError, Plan, exec, filters, label, landlock, privileges, readback, rlimits};
+//! # use palisade_sandbox::{seccomp::CompiledFilter, spec::{LabelLine, LandlockLine}};
+//! # fn line(plan: &Plan, labels: &LabelLine, rules: &LandlockLine, lists: &[CompiledFilter]) -> Result<(), LockdownError> {
 //! let before = readback::Before::read()?;
 //! let limited = rlimits::set(&[])?;
 //! let bits = privileges::lock_securebits(limited)?;
 //! let bare = privileges::drop_last_capability(bits)?;
 //! let stuck = privileges::forbid_new_privileges(bare)?;
-//! let walled = landlock::restrict(stuck, rules)?;
+//! let labelled = label::set(stuck, labels)?;
+//! let walled = landlock::restrict(labelled, rules)?;
 //! let filtered = filters::install(walled, lists)?;
 //! let locked = readback::verify(filtered, plan, before)?;
 //! let failure = exec::run(locked, plan, Vec::new());
@@ -46,16 +48,23 @@
 //! # }
 //! ```
 //! ```compile_fail
-//! # use palisade_sandbox::{lockdown::{LockdownError, landlock, privileges::NoCapability}, spec::LandlockLine};
-//! # fn line(bare: NoCapability, rules: &LandlockLine) -> Result<(), LockdownError> {
-//! landlock::restrict(bare, rules)?; // without no_new_privs
+//! # use palisade_sandbox::{lockdown::{LockdownError, label, privileges::NoCapability}, spec::LabelLine};
+//! # fn line(bare: NoCapability, labels: &LabelLine) -> Result<(), LockdownError> {
+//! label::set(bare, labels)?; // without no_new_privs
 //! # Ok(())
 //! # }
 //! ```
 //! ```compile_fail
-//! # use palisade_sandbox::{lockdown::{LockdownError, filters, privileges::NoNewPrivileges}, seccomp::CompiledFilter};
-//! # fn line(stuck: NoNewPrivileges, lists: &[CompiledFilter]) -> Result<(), LockdownError> {
-//! filters::install(stuck, lists)?; // without Landlock
+//! # use palisade_sandbox::{lockdown::{LockdownError, landlock, privileges::NoNewPrivileges}, spec::LandlockLine};
+//! # fn line(stuck: NoNewPrivileges, rules: &LandlockLine) -> Result<(), LockdownError> {
+//! landlock::restrict(stuck, rules)?; // without the label
+//! # Ok(())
+//! # }
+//! ```
+//! ```compile_fail
+//! # use palisade_sandbox::{lockdown::{LockdownError, filters, label::Labelled}, seccomp::CompiledFilter};
+//! # fn line(labelled: Labelled, lists: &[CompiledFilter]) -> Result<(), LockdownError> {
+//! filters::install(labelled, lists)?; // without Landlock
 //! # Ok(())
 //! # }
 //! ```
@@ -87,6 +96,7 @@
 //! - *rlimits* first: nothing later needs more descriptors than the server may have.
 //! - *securebits* need `CAP_SETPCAP`, so they come before the last capability goes.
 //! - `no_new_privs` is what lets an unprivileged process install the two that follow.
+//! - the *label* before Landlock, which lets nobody write below `/proc` ([`label`]).
 //! - *Landlock* before *seccomp*, whose list does not have the calls that make a ruleset.
 //! - *seccomp* last but for reading `/proc/self` back, which any server may do as well.
 //! - At the *gate* the process waits until the supervisor, which has confined itself by then, lets it go.
@@ -98,6 +108,7 @@
 
 pub mod exec;
 pub mod filters;
+pub mod label;
 pub mod landlock;
 pub mod privileges;
 pub mod readback;
@@ -245,7 +256,8 @@ fn lock_down(plan: &Plan) -> Result<readback::Locked, LockdownError> {
     let bits = privileges::lock_securebits(limited)?;
     let bare = privileges::drop_last_capability(bits)?;
     let stuck = privileges::forbid_new_privileges(bare)?;
-    let walled = landlock::restrict(stuck, &plan.spec.landlock)?;
+    let labelled = label::set(stuck, &plan.spec.labels)?;
+    let walled = landlock::restrict(labelled, &plan.spec.landlock)?;
     let filtered = filters::install(walled, &plan.filters)?;
     readback::verify(filtered, plan, before)
 }

@@ -7,7 +7,9 @@
 mod enforcement;
 mod environment;
 mod filesystem;
+mod identity;
 mod image;
+mod label;
 mod limits;
 
 use std::path::{Path, PathBuf};
@@ -19,10 +21,13 @@ use sha2::{Digest, Sha256};
 pub(crate) use enforcement::{BY_RLIMITS, IN_CGROUP};
 pub use enforcement::{Enforcement, FoundLimit, Layer, State};
 pub use filesystem::{DEVICES, LandlockAccess, LandlockRule, Mount, MountKind, SECRETS_DIR};
+pub use identity::{Identity, Outside, OwnId, StartedBy};
 pub use image::{ImageFacts, ImageFactsError};
+pub(crate) use label::server_context;
+pub use label::{LabelLine, LabelWrite};
 pub use limits::{CgroupKind, CgroupLimits, IoLimit, Rlimit, RlimitKind, WithoutDisk};
 
-use crate::host::{HostSupport, Mounts, UserNamespaces};
+use crate::host::{HostSupport, Mounts, Procfs, UserNamespaces};
 
 /// One sandbox, completely described.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +54,8 @@ pub struct SandboxSpec {
     pub seccomp: SeccompLine,
     /// The Landlock ruleset.
     pub landlock: LandlockLine,
+    /// AppArmor and SELinux labels.
+    pub labels: LabelLine,
     /// Resource limits of the process.
     pub rlimits: Vec<Rlimit>,
     /// Limits of the cgroup.
@@ -59,31 +66,6 @@ pub struct SandboxSpec {
     pub stop_grace_ms: u64,
     /// What is enforced by what, and what this host cannot do.
     pub enforcement: Vec<Enforcement>,
-}
-
-/// The one user and group id that exist in the sandbox, and what they are outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// User id as the server sees it.
-    pub inside_uid: u32,
-    /// Group id as the server sees it.
-    pub inside_gid: u32,
-    /// User id as the host sees it.
-    pub outside_uid: u32,
-    /// Group id as the host sees it.
-    pub outside_gid: u32,
-    /// How the outside id was chosen.
-    pub started_by: StartedBy,
-}
-
-/// Who starts the sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StartedBy {
-    /// Root: the outside id belongs to nobody.
-    Root,
-    /// An ordinary user: the outside id is that user's.
-    OrdinaryUser,
 }
 
 /// A secret's name and where the server finds it.
@@ -175,6 +157,24 @@ pub enum ResolveError {
     /// overlayfs is absent.
     #[error("this kernel has no overlayfs")]
     Overlayfs,
+    /// A sandbox cannot have a procfs.
+    #[error("the kernel lets no sandbox have a procfs here: {0}")]
+    Procfs(String),
+    /// Root that may not map its own id.
+    #[error("root without CAP_SETFCAP may not map its own id into a user namespace")]
+    NoOwnId,
+    /// The server would have root's id outside.
+    #[error("the server would be root outside its sandbox: {because}")]
+    RootOutside {
+        /// Why no other id can be had.
+        because: String,
+    },
+    /// Every id that was tried belongs to somebody.
+    #[error("no user id is free for a server: the last that was tried belongs to {by}")]
+    NoFreeId {
+        /// Whose it is.
+        by: String,
+    },
     /// A limit that the host cannot enforce and the policy does not give up.
     #[error("this host cannot enforce the limit on {limit}: {reason}")]
     NotEnforced {
@@ -211,6 +211,21 @@ impl ResolveError {
             ),
             Self::TooOld { .. } => Some("use Linux 6.2 or later, which has all that palisade asks for".into()),
             Self::Overlayfs => Some("load the module: `modprobe overlay`".into()),
+            Self::Procfs(_) => Some(
+                "start the container with the whole of /proc (podman: `--security-opt unmask=ALL`, docker: `--security-opt systempaths=unconfined`), or run palisade on the host"
+                    .into(),
+            ),
+            Self::NoOwnId => {
+                Some("run palisade as another user of the container, or give the container CAP_SETFCAP".into())
+            }
+            // The kernel counts no processes of root's id against RLIMIT_NPROC, and much of the host is root's.
+            Self::RootOutside { .. } => {
+                Some("run palisade as another user, or give root of this container CAP_SYS_ADMIN".into())
+            }
+            Self::NoFreeId { .. } => Some(
+                "free a part of the ids from 1879048192 to 1879113727 in /etc/passwd, /etc/group, /etc/subuid and /etc/subgid"
+                    .into(),
+            ),
             Self::NotEnforced { limit, remedy: Some(remedy), .. } => {
                 Some(format!("{remedy}; or write `accept_degraded: [{limit}]` in the policy"))
             }
@@ -225,11 +240,6 @@ impl ResolveError {
     }
 }
 
-/// Host ids for sandboxes that root starts: above the range that systemd hands to containers
-/// (524288 to 1879048191, `systemd.io/UIDS-GIDS`) and below 2^31, where some programs see negative
-/// numbers. 2^16 of them, chosen by the server's name.
-const UNOWNED_ID_BASE: u32 = 0x7000_0000;
-
 impl SandboxSpec {
     /// Decides everything about the sandbox of `input.policy`.
     ///
@@ -242,6 +252,7 @@ impl SandboxSpec {
         let landlock_abi = enforcement::landlock_abi(policy, host)?;
         let limits = limits::resolve(policy, host)?;
         let mounts = filesystem::mounts(policy, home)?;
+        let labels = label::labels(policy.server.as_str(), &host.labels);
         let seccomp = seccomp_line(policy.syscalls.baseline)?;
         Ok(Self {
             server: policy.server.to_string(),
@@ -249,7 +260,7 @@ impl SandboxSpec {
             command: environment::command(policy, image)?,
             environment: environment::variables(policy, image),
             working_directory: environment::working_directory(image)?,
-            identity: identity(policy, image, host),
+            identity: identity::identity(policy, image, host, &mounts)?,
             namespaces: NAMESPACES.map(str::to_owned).to_vec(),
             landlock: LandlockLine {
                 abi: landlock_abi,
@@ -259,8 +270,9 @@ impl SandboxSpec {
             },
             secrets: policy.secrets.iter().map(secret_line).collect(),
             rlimits: limits.rlimits,
-            enforcement: enforcement::lines(policy, landlock_abi).into_iter().chain(limits.lines).collect(),
+            enforcement: enforcement::lines(policy, landlock_abi, &labels).into_iter().chain(limits.lines).collect(),
             memory_watch: limits.memory_watch,
+            labels,
             stop_grace_ms: u64::try_from(policy.lifecycle.stop_timeout.as_millis()).unwrap_or(u64::MAX),
             mounts,
             seccomp,
@@ -291,35 +303,12 @@ fn check_host(host: &HostSupport) -> Result<(), ResolveError> {
     if !host.overlayfs {
         return Err(ResolveError::Overlayfs);
     }
-    Ok(())
-}
-
-fn identity(policy: &Policy, image: Option<&ImageFacts>, host: &HostSupport) -> Identity {
-    let inside = image.map_or((0, 0), |image| (image.uid, image.gid));
-    if host.user.is_root() {
-        let outside = unowned_id(policy.server.as_str());
-        return Identity {
-            inside_uid: inside.0,
-            inside_gid: inside.1,
-            outside_uid: outside,
-            outside_gid: outside,
-            started_by: StartedBy::Root,
-        };
+    match &host.procfs {
+        Procfs::Whole => Ok(()),
+        Procfs::Covered { .. } | Procfs::ReadOnly | Procfs::Absent => {
+            Err(ResolveError::Procfs(host.procfs.to_string()))
+        }
     }
-    Identity {
-        inside_uid: inside.0,
-        inside_gid: inside.1,
-        outside_uid: host.user.uid,
-        outside_gid: host.user.gid,
-        started_by: StartedBy::OrdinaryUser,
-    }
-}
-
-/// Two servers seldom share one, so that they cannot meet through per-user kernel objects.
-fn unowned_id(server: &str) -> u32 {
-    let digest = Sha256::digest(server.as_bytes());
-    let [high, low, ..] = *digest.as_slice() else { return UNOWNED_ID_BASE };
-    UNOWNED_ID_BASE.saturating_add(u32::from(u16::from_be_bytes([high, low])))
 }
 
 fn secret_line(grant: &palisade_policy::SecretGrant) -> SecretLine {

@@ -48,6 +48,7 @@ use crate::protocol::{self, Failure, FailureKind, Launch, LaunchFds, MemoryLimit
 use crate::spec::MountKind;
 use cgroup::{Cgroup, Seats};
 use identity::Keeper;
+pub(crate) use identity::MAPPING_SUBORDINATE_IDS;
 use seal::Walls;
 use watchdog::{Verdict, Watchdog};
 
@@ -257,6 +258,7 @@ fn launch_and_watch(
     let LaunchFds { stdin, stdout, stderr, secrets, layers, mounts } = fds;
 
     let entered = identity::enter_mount_namespace(&spec.identity, keeper)?;
+    identity::give_to_server(&entered, &spec.identity, [&stdin, &stdout, &stderr])?;
     let staged = stage::build(&entered, &spec, &layers, &mounts)?;
     drop((layers, mounts));
     let confined = identity::give_up_host_ids(entered, &spec.identity, keeper)?;

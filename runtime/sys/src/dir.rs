@@ -403,6 +403,15 @@ pub fn set_xattr(file: impl AsFd, name: &str, value: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a file has capabilities that `execve` gives (`capabilities(7)`, "File capabilities").
+pub fn has_file_capabilities(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: both strings are NUL-terminated; with size 0 nothing is written.
+    let size =
+        unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), std::ptr::null_mut(), 0) };
+    size > 0
+}
+
 /// Reads everything from `source`, at most `max` bytes.
 ///
 /// # Errors

@@ -165,6 +165,29 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, limit, limit)?)
 }
 
+/// Makes this process one that nobody of the same user can look into: no core dump, no ptrace, no
+/// reading of its memory, environment and descriptors (`PR_SET_DUMPABLE` 0: what is below `/proc/PID`
+/// belongs to root then). Children inherit it; `execve` and a change of ids set it anew.
+///
+/// # Errors
+/// When the kernel says afterwards that it did not take effect.
+pub fn forbid_inspection() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false)?;
+    if nix::sys::prctl::get_dumpable()? {
+        return Err(io::Error::other("the process is still dumpable"));
+    }
+    Ok(())
+}
+
+/// The opposite of [`forbid_inspection`], for the moments in which another process has to write to, or
+/// this one to read, what is below its own `/proc/PID`.
+///
+/// # Errors
+/// None in practice.
+pub fn allow_inspection() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(true)?)
+}
+
 /// Sets every signal's disposition back to the default: an ignored signal survives fork and exec, and
 /// somebody who ignores SIGCHLD would make us miss the end of a child.
 ///

@@ -82,6 +82,12 @@ impl SpawnError {
             )),
             Self::Supervisor { .. } => Some("`palisade doctor` shows what this host offers".into()),
             Self::Setup { failure, .. } => Some(match failure.kind {
+                crate::protocol::FailureKind::Host
+                    if failure.step == crate::supervisor::MAPPING_SUBORDINATE_IDS =>
+                {
+                    "correct this user's lines in /etc/subuid and /etc/subgid, or remove them to go without"
+                        .into()
+                }
                 crate::protocol::FailureKind::Host => "`palisade doctor` shows what this host offers".into(),
                 crate::protocol::FailureKind::NotFound | crate::protocol::FailureKind::NotExecutable => {
                     "look at the image's ENTRYPOINT and at `args` in the policy".into()

@@ -1,4 +1,4 @@
-//! Step 6: the seccomp filters, the last layer.
+//! Step 7: the seccomp filters, the last layer.
 //!
 //! From here on only the calls of the baseline are left to this process itself: reading `/proc` back,
 //! `fork` and `execve`.

@@ -1,4 +1,4 @@
-//! Step 5: the Landlock domain, a second wall inside the mount namespace.
+//! Step 6: the Landlock domain, a second wall inside the mount namespace.
 //!
 //! It says again what the mounts say, with other code: should a mount flag be wrong or a path trick
 //! reach a place that is writable, writing still stops here. Every right of the spec's ABI is
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, mknod};
 
 use super::LockdownError;
-use super::privileges::NoNewPrivileges;
+use super::label::Labelled;
 use crate::spec::{LandlockAccess, LandlockLine, LandlockRule};
 
 /// The domain is in force, or the policy gave it up on a kernel without Landlock.
@@ -29,11 +29,11 @@ const STEP: &str = "restricting with Landlock";
 /// The ABI that handles TCP (Linux 6.7).
 const NETWORK: u32 = 4;
 
-/// Step 5.
+/// Step 6.
 ///
 /// # Errors
 /// When a right of the spec's ABI is not enforced, or the attempt is not refused.
-pub fn restrict(_stuck: NoNewPrivileges, line: &LandlockLine) -> Result<Walled, LockdownError> {
+pub fn restrict(_labelled: Labelled, line: &LandlockLine) -> Result<Walled, LockdownError> {
     if line.abi == 0 {
         return Ok(Walled(()));
     }

@@ -101,7 +101,7 @@ impl Before {
     }
 }
 
-/// Step 7.
+/// Step 8.
 ///
 /// # Errors
 /// When anything is not as it was set.
@@ -109,7 +109,7 @@ pub fn verify(_filtered: Filtered, plan: &Plan, before: Before) -> Result<Locked
     let report = read(plan, before)?;
     let installed = u32::try_from(plan.filters.len()).map_err(failed)?;
     let ids = |id: u32| [id; 4].map(|id| id.to_string()).join("\t");
-    let identity = plan.spec.identity;
+    let identity = &plan.spec.identity;
     let expected = [
         ("NoNewPrivs", report.no_new_privs.clone(), "1".to_owned()),
         ("Seccomp", report.seccomp.clone(), "2".to_owned()),
@@ -164,7 +164,7 @@ fn read(plan: &Plan, before: Before) -> Result<LockdownReport, LockdownError> {
 }
 
 /// What is the outside id was checked by the supervisor, which is in the same user namespace.
-fn one_id(report: &LockdownReport, identity: Identity) -> Result<(), LockdownError> {
+fn one_id(report: &LockdownReport, identity: &Identity) -> Result<(), LockdownError> {
     for (name, map, id) in
         [("uid_map", &report.uid_map, identity.inside_uid), ("gid_map", &report.gid_map, identity.inside_gid)]
     {

@@ -3,7 +3,7 @@
 use palisade_policy::{Degradation, Policy};
 use serde::{Deserialize, Serialize};
 
-use super::ResolveError;
+use super::{LabelLine, ResolveError};
 use crate::host::HostSupport;
 
 /// One promise and what keeps it.
@@ -52,6 +52,8 @@ pub enum Layer {
     Watchdog,
     /// The gateway, which reads and writes the server's pipes.
     Gateway,
+    /// AppArmor or SELinux.
+    Label,
 }
 
 /// Whether a promise is kept.
@@ -119,9 +121,9 @@ pub(crate) const BY_RLIMITS: &str = "limits on open files, file size and core du
 pub(crate) const IN_CGROUP: &str = "its processes, and no other, are in a cgroup of their own";
 
 /// All promises of a sandbox but those of limits that a cgroup keeps.
-pub(super) fn lines(policy: &Policy, landlock_abi: u32) -> Vec<Enforcement> {
+pub(super) fn lines(policy: &Policy, landlock_abi: u32, labels: &LabelLine) -> Vec<Enforcement> {
     let enforced = |what: &str, by| Enforcement::of(what, by, State::Enforced);
-    vec![
+    let mut lines = vec![
         enforced("sees only its own processes, mounts, hostname, IPC objects and cgroup", Layer::Namespace),
         enforced("has no network: its network namespace has no address and no route", Layer::Namespace),
         enforced(
@@ -135,7 +137,11 @@ pub(super) fn lines(policy: &Policy, landlock_abi: u32) -> Vec<Enforcement> {
         enforced(BY_RLIMITS, Layer::Rlimit),
         enforced("limits on its output and on the time of a call", Layer::Gateway),
         landlock_line(landlock_abi, policy.landlock.minimum_abi),
-    ]
+    ];
+    lines.extend(
+        labels.writes.iter().map(|label| enforced(&format!("runs under the {}", label.what), Layer::Label)),
+    );
+    lines
 }
 
 fn landlock_line(abi: u32, needed: u32) -> Enforcement {

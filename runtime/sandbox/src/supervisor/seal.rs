@@ -52,7 +52,7 @@ pub(super) fn seal(walls: &Walls) -> Result<Sealed, StepError> {
         caps::set(None, set, &CapsHashSet::new()).during(STEP)?;
     }
     nix::sys::prctl::set_no_new_privs().during(STEP)?;
-    nix::sys::prctl::set_dumpable(false).during(STEP)?;
+    palisade_sys::process::forbid_inspection().during(STEP)?;
     if walls.landlock_abi > 0 {
         restrict(walls.landlock_abi)?;
     }

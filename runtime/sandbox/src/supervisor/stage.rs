@@ -31,7 +31,7 @@ use nix::sys::stat::{SFlag, fstat};
 use palisade_sys::dir::{Dir, open_ambient_path, open_without_links, path_of};
 use palisade_sys::mount::{Attributes, attach, clone_tree, set_attributes, set_id_map};
 
-use super::identity::{Entered, id_map_namespace};
+use super::identity::{Entered, id_map_namespace, server_on_the_stage};
 use super::{During, StepError};
 use crate::spec::{DEVICES, MountKind, SandboxSpec, StartedBy};
 
@@ -51,8 +51,10 @@ pub(crate) fn host_mount_path(index: usize) -> String {
     format!("/mounts/{index}")
 }
 
-/// The tmpfs is mounted over this directory; every Linux system has it (hier(7)).
-const MOUNT_POINT: &str = "/tmp";
+/// The tmpfs is mounted over the first of these that is there; everything that is taken from the host has
+/// been cloned by then, so it does not matter what it covers. A small container may lack `/tmp`; nothing
+/// starts without `/proc`.
+pub(crate) const MOUNT_POINTS: [&str; 3] = ["/tmp", "/run", "/proc"];
 
 /// Directories, a `config.json` of 20 KiB and libcontainer's state: 4 MiB is ample.
 const TMPFS_OPTIONS: &str = "mode=0755,size=4m,nr_inodes=4096";
@@ -68,12 +70,19 @@ pub(super) fn build(
     let sources = Sources::clone_all(spec, layers, mounts)?;
 
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("stage"), MOUNT_POINT, Some("tmpfs"), flags, Some(TMPFS_OPTIONS))
+    let mount_point =
+        MOUNT_POINTS.into_iter().find(|path| Dir::open_ambient(Path::new(path)).is_ok()).ok_or_else(
+            || StepError::new("mounting the stage", "there is no /tmp, /run or /proc to mount it on"),
+        )?;
+    mount(Some("stage"), mount_point, Some("tmpfs"), flags, Some(TMPFS_OPTIONS))
         .during("mounting the stage")?;
-    nix::unistd::chdir(MOUNT_POINT).during("entering the stage")?;
+    nix::unistd::chdir(mount_point).during("entering the stage")?;
     let stage = Dir::open_ambient(Path::new(".")).during("entering the stage")?;
 
     sources.attach_all(&stage, spec).during("attaching mounts to the stage")?;
+    if sources.cgroup.is_none() {
+        mount_cgroup()?;
+    }
     mount_rootfs(&stage, spec, layers.len())?;
     make_work_dirs(&stage, spec).during("making the work directory")?;
     pivot()?;
@@ -83,7 +92,8 @@ pub(super) fn build(
 /// Detached clones of everything that the stage will hold.
 struct Sources {
     proc: OwnedFd,
-    cgroup: OwnedFd,
+    /// `None` in a container that has no cgroup file system.
+    cgroup: Option<OwnedFd>,
     devices: Vec<(&'static str, OwnedFd)>,
     layers: Vec<OwnedFd>,
     mounts: Vec<(OwnedFd, Shape)>,
@@ -104,7 +114,8 @@ impl Sources {
             Ok(tree)
         };
         let device = |name: &'static str| -> io::Result<(&'static str, OwnedFd)> {
-            let tree = clone_path(&Path::new("/dev").join(name))?;
+            let tree = clone_path(&Path::new("/dev").join(name))
+                .map_err(|error| io::Error::other(format!("/dev/{name}: {error}")))?;
             set_attributes(&tree, Attributes::DEVICE)?;
             Ok((name, tree))
         };
@@ -132,7 +143,10 @@ impl Sources {
     fn attach_all(&self, stage: &Dir, spec: &SandboxSpec) -> io::Result<()> {
         attach(&self.proc, stage.create_dir(Path::new("proc"), 0o755)?)?;
         stage.create_dir(Path::new("sys"), 0o755)?.create_dir(Path::new("fs"), 0o755)?;
-        attach(&self.cgroup, stage.create_dir(Path::new("sys/fs/cgroup"), 0o755)?)?;
+        let cgroup = stage.create_dir(Path::new("sys/fs/cgroup"), 0o755)?;
+        if let Some(tree) = &self.cgroup {
+            attach(tree, cgroup)?;
+        }
         let dev = stage.create_dir(Path::new("dev"), 0o755)?;
         for (name, tree) in &self.devices {
             attach_shape(&dev, Path::new(name), tree, Shape::File)?;
@@ -232,24 +246,27 @@ fn host_mount(spec: &SandboxSpec, held: &OwnedFd, write: bool) -> Result<(OwnedF
 }
 
 /// libcontainer asks which cgroups there are and puts its child into one, unless it may not write
-/// (`EROFS`): our own [`super::cgroup`] has done that already.
-fn clone_cgroup() -> io::Result<OwnedFd> {
+/// (`EROFS`): our own [`super::cgroup`] has done that already. `None` in a container without cgroup2.
+fn clone_cgroup() -> io::Result<Option<OwnedFd>> {
     let is_cgroup2 = |path: &Path| {
         nix::sys::statfs::statfs(path)
             .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::CGROUP2_SUPER_MAGIC)
     };
     let root = Path::new(crate::host::CGROUP_ROOT);
     let unified = root.join("unified");
-    let path = if is_cgroup2(root) {
-        root
-    } else if is_cgroup2(&unified) {
-        &unified
-    } else {
-        return Err(io::Error::other("no cgroup2 is mounted below /sys/fs/cgroup"));
-    };
+    let Some(path) = [root, &unified].into_iter().find(|path| is_cgroup2(path)) else { return Ok(None) };
     let tree = clone_path(path)?;
     set_attributes(&tree, Attributes::BASE.read_only().no_exec())?;
-    Ok(tree)
+    Ok(Some(tree))
+}
+
+/// A cgroup2 for libcontainer to find where the container that we are in has none: read-only, and of a
+/// cgroup namespace of our own, since only its owner may mount it.
+fn mount_cgroup() -> Result<(), StepError> {
+    const STEP: &str = "mounting a cgroup file system";
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).during(STEP)?;
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("cgroup2"), "sys/fs/cgroup", Some("cgroup2"), flags, None::<&str>).during(STEP)
 }
 
 /// Mounts the overlay: skeleton on top, then the layers, highest first.
@@ -266,15 +283,13 @@ fn mount_rootfs(stage: &Dir, spec: &SandboxSpec, layers: usize) -> Result<(), St
     )
 }
 
-/// libcontainer writes here, after root has become the sandbox's outside id.
+/// libcontainer writes here, after this process has become the sandbox's outside id.
 fn make_work_dirs(stage: &Dir, spec: &SandboxSpec) -> io::Result<()> {
     let work = stage.create_dir(Path::new("work"), 0o700)?;
     let below = [work.create_dir(Path::new("bundle"), 0o700)?, work.create_dir(Path::new("state"), 0o700)?];
-    if spec.identity.started_by == StartedBy::Root {
-        let uid = Some(nix::unistd::Uid::from_raw(spec.identity.outside_uid));
-        let gid = Some(nix::unistd::Gid::from_raw(spec.identity.outside_gid));
+    if let Some((uid, gid)) = server_on_the_stage(&spec.identity) {
         for dir in below.iter().chain([&work]) {
-            nix::unistd::fchown(dir.as_fd(), uid, gid)?;
+            nix::unistd::fchown(dir.as_fd(), Some(uid), Some(gid))?;
         }
     }
     Ok(())
