@@ -239,11 +239,7 @@ impl Group {
                 Ok(Self { hierarchy: plan.hierarchy, base, parent, name, handed_down, seat })
             }
             Err(error) => {
-                for dir in [Path::new(PARENT).join(&name).as_path(), Path::new(PARENT)] {
-                    if base.remove_dir(dir).is_err() {
-                        // It was not made, or other sandboxes are in it.
-                    }
-                }
+                unmake(&base, &name);
                 Err(StepError::new(STEP, error))
             }
         }
@@ -285,6 +281,15 @@ fn make_dirs(base: &Dir, name: &str, plan: &Plan) -> io::Result<(Dir, Dir)> {
 /// What a directory that was removed answers: to a look into it, and to a write into a file of it.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV)
+}
+
+/// After a failure half-way.
+fn unmake(base: &Dir, name: &str) {
+    for dir in [Path::new(PARENT).join(name).as_path(), Path::new(PARENT)] {
+        if base.remove_dir(dir).is_err() {
+            // It was not made, or other sandboxes are in it.
+        }
+    }
 }
 
 fn make_dirs_once(base: &Dir, name: &str, plan: &Plan) -> io::Result<(Dir, Dir)> {
