@@ -431,9 +431,18 @@ fn without_the_host(text: &str) -> String {
         }
         let is_hosts = match section {
             "identity" => line.trim_start().starts_with("uid "),
-            "limits" => ["cgroup", "no cgroup", "memory", "cpus", "pids"]
-                .iter()
-                .any(|word| line.trim_start().starts_with(word)),
+            "limits" => [
+                "cgroup",
+                "no cgroup",
+                "memory",
+                "swap",
+                "cpus",
+                "pids",
+                "rlimit         Processes",
+                "rlimit         Data",
+            ]
+            .iter()
+            .any(|word| line.trim_start().starts_with(word)),
             "enforcement" => line.starts_with("  "),
             _ => false,
         };
