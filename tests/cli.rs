@@ -443,9 +443,18 @@ fn without_the_host(text: &str) -> String {
             "identity" => {
                 ["uid ", "label: ", "no label: "].iter().any(|word| line.trim_start().starts_with(word))
             }
-            "limits" => ["cgroup", "no cgroup", "memory", "cpus", "pids"]
-                .iter()
-                .any(|word| line.trim_start().starts_with(word)),
+            "limits" => [
+                "cgroup",
+                "no cgroup",
+                "memory",
+                "swap",
+                "cpus",
+                "pids",
+                "rlimit         Processes",
+                "rlimit         Data",
+            ]
+            .iter()
+            .any(|word| line.trim_start().starts_with(word)),
             "enforcement" => line.starts_with("  "),
             _ => false,
         };

@@ -117,20 +117,7 @@ impl Books {
         let due = |kind: &Kind| kind.since().is_some_and(|since| since.elapsed() >= limit);
         let ids: Vec<Id> =
             book.pending.iter().filter(|(_, kind)| due(kind)).map(|(id, _)| id.clone()).collect();
-        ids.into_iter()
-            .filter_map(|id| {
-                if !book.make_room() {
-                    // Its answer could then pass for another's, so it stays and gets as much time again.
-                    if let Some(Kind::Call { since, .. }) = book.pending.get_mut(&id) {
-                        *since = Instant::now();
-                    }
-                    return None;
-                }
-                let kind = book.pending.remove(&id)?;
-                book.cancelled.push_back(Cancelled { id: id.clone(), is_list: false });
-                Some((id, kind))
-            })
-            .collect()
+        ids.into_iter().filter_map(|id| book.expire(id)).collect()
     }
 
     pub(super) fn take_all(&self) -> Vec<(Id, Kind)> {
@@ -147,6 +134,20 @@ impl Books {
 }
 
 impl Book {
+    /// Takes a call whose late answer is not to be passed on.
+    fn expire(&mut self, id: Id) -> Option<(Id, Kind)> {
+        if !self.make_room() {
+            // Its answer could then pass for another's, so it stays and gets as much time again.
+            if let Some(Kind::Call { since, .. }) = self.pending.get_mut(&id) {
+                *since = Instant::now();
+            }
+            return None;
+        }
+        let kind = self.pending.remove(&id)?;
+        self.cancelled.push_back(Cancelled { id: id.clone(), is_list: false });
+        Some((id, kind))
+    }
+
     /// Room for one more cancelled request. Lists never give way: theirs are the answers that must not pass.
     fn make_room(&mut self) -> bool {
         if self.cancelled.len() < MAX_CANCELLED {

@@ -174,12 +174,17 @@ impl<'p, W: AsyncWrite + Unpin> Proxy<'p, W> {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => self.call_sent.notified().await,
             }
-            for (id, kind) in self.books.expire(limit) {
-                if let Err(end) = self.expired(&rpc::id_json(&id), kind, limit).await {
-                    return end;
-                }
+            if let Err(end) = self.expire(limit).await {
+                return end;
             }
         }
+    }
+
+    async fn expire(&self, limit: Duration) -> Result<(), End> {
+        for (id, kind) in self.books.expire(limit) {
+            self.expired(&rpc::id_json(&id), kind, limit).await?;
+        }
+        Ok(())
     }
 
     async fn expired(&self, id: &str, kind: Kind, limit: Duration) -> Result<(), End> {

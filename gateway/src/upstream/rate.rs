@@ -72,9 +72,9 @@ fn rest(waiting: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Pol
     Poll::Ready(())
 }
 
-fn pause() -> Option<Pin<Box<Sleep>>> {
+fn pause() -> Pin<Box<Sleep>> {
     let now = Instant::now();
-    Some(Box::pin(sleep_until(now.checked_add(PAUSE).unwrap_or(now))))
+    Box::pin(sleep_until(now.checked_add(PAUSE).unwrap_or(now)))
 }
 
 /// Reads at most `most` bytes.
@@ -108,7 +108,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Paced<R> {
             ready!(rest(waiting, context));
             let tokens = bucket.fill(Instant::now());
             if tokens == 0 {
-                *waiting = pause();
+                *waiting = Some(pause());
                 continue;
             }
             let read = ready!(read_some(source, context, (buffer, tokens)))?;
@@ -163,7 +163,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Shed<R> {
                 return Poll::Ready(Ok(()));
             }
             *left_out = left_out.saturating_add(read);
-            *waiting = pause();
+            *waiting = Some(pause());
         }
     }
 }

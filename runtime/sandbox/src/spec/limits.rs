@@ -255,19 +255,17 @@ fn rlimits(policy: &Policy, cgroup: &CgroupLimits, memory_watch: Option<u64>) ->
     let data = memory_watch.map(|bytes| {
         bytes.saturating_add(DATA_AHEAD_BYTES).saturating_add(pids.saturating_mul(DATA_PER_THREAD_BYTES))
     });
-    [
+    let always = [
         (RlimitKind::Core, palisade_sys::process::NO_CORE_DUMP),
         (RlimitKind::FileSize, limits.file_size.bytes()),
         (RlimitKind::OpenFiles, u64::from(limits.open_files)),
-        (RlimitKind::Processes, pids.saturating_add(SUPERVISOR_TASKS).saturating_add(above)),
         (RlimitKind::LockedMemory, LOCKED_MEMORY_BYTES),
         (RlimitKind::MessageQueues, 0),
         (RlimitKind::PendingSignals, PENDING_SIGNALS),
-    ]
-    .into_iter()
-    .chain(data.map(|bytes| (RlimitKind::Data, bytes)))
-    .map(|(kind, value)| Rlimit { kind, value })
-    .collect()
+        (RlimitKind::Processes, pids.saturating_add(SUPERVISOR_TASKS).saturating_add(above)),
+    ];
+    let data = data.map(|bytes| (RlimitKind::Data, bytes));
+    always.into_iter().chain(data).map(|(kind, value)| Rlimit { kind, value }).collect()
 }
 
 #[cfg(test)]

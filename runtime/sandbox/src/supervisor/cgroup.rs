@@ -24,6 +24,7 @@ use palisade_sys::dir::{Dir, read_all_bounded, read_ambient_bounded};
 use self::files::{LimitFile, Plan};
 use self::place::PARENT;
 use super::{During, StepError};
+use crate::host::CgroupPlace;
 use crate::host::cgroups::{CGROUP_ROOT, FILE_MAX, group_in, pids};
 use crate::spec::{CgroupKind, CgroupLimits, FoundLimit, IN_CGROUP};
 
@@ -41,6 +42,8 @@ struct Group {
     /// `palisade`, which holds one directory for each sandbox.
     parent: Dir,
     name: String,
+    /// The controllers of a delegated cgroup that were enabled for it.
+    handed_down: Vec<&'static str>,
     seat: Seat,
 }
 
@@ -168,8 +171,9 @@ impl Cgroup {
     pub(super) fn remove(&self) -> io::Result<()> {
         for group in &self.groups {
             remove_when_empty(&group.parent, Path::new(&group.name))?;
-            if group.base.remove_dir(Path::new(PARENT)).is_err() {
-                // Another sandbox is below it; the last one removes it.
+            // Another sandbox may be below it; the last one removes it.
+            if group.base.remove_dir(Path::new(PARENT)).is_ok() {
+                place::take_back(&group.base, &group.handed_down);
             }
         }
         Ok(())
@@ -229,13 +233,13 @@ impl Group {
             Ok((parent, Seat { inside, outside, limits: Vec::new() }))
         });
         match made {
-            Ok((parent, seat)) => Ok(Self { hierarchy: plan.hierarchy, base, parent, name, seat }),
+            Ok((parent, seat)) => {
+                let own = place == Some(CgroupPlace::Own);
+                let handed_down = if own { plan.controllers.clone() } else { Vec::new() };
+                Ok(Self { hierarchy: plan.hierarchy, base, parent, name, handed_down, seat })
+            }
             Err(error) => {
-                for dir in [Path::new(PARENT).join(&name).as_path(), Path::new(PARENT)] {
-                    if base.remove_dir(dir).is_err() {
-                        // It was not made, or other sandboxes are in it.
-                    }
-                }
+                unmake(&base, &name);
                 Err(StepError::new(STEP, error))
             }
         }
@@ -277,6 +281,15 @@ fn make_dirs(base: &Dir, name: &str, plan: &Plan) -> io::Result<(Dir, Dir)> {
 /// What a directory that was removed answers: to a look into it, and to a write into a file of it.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ENODEV)
+}
+
+/// After a failure half-way.
+fn unmake(base: &Dir, name: &str) {
+    for dir in [Path::new(PARENT).join(name).as_path(), Path::new(PARENT)] {
+        if base.remove_dir(dir).is_err() {
+            // It was not made, or other sandboxes are in it.
+        }
+    }
 }
 
 fn make_dirs_once(base: &Dir, name: &str, plan: &Plan) -> io::Result<(Dir, Dir)> {

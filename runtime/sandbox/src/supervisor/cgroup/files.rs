@@ -37,20 +37,20 @@ pub(super) fn plans(limits: &CgroupLimits, disks: &[Disk]) -> Vec<Plan> {
     }
 }
 
-fn file(what: &'static str, name: &'static str, value: impl ToString) -> LimitFile {
-    LimitFile { what, name, value: value.to_string() }
+fn file(what: &'static str, name: &'static str, value: impl Into<String>) -> LimitFile {
+    LimitFile { what, name, value: value.into() }
 }
 
 fn v2(limits: &CgroupLimits, disks: &[Disk]) -> Plan {
     let mut plan = Plan { hierarchy: "", controllers: Vec::new(), files: Vec::new() };
     if let Some(bytes) = limits.memory_bytes {
         plan.controllers.push("memory");
-        plan.files.push(file("limit on memory", "memory.max", bytes));
+        plan.files.push(file("limit on memory", "memory.max", bytes.to_string()));
         if let Some(swap) = limits.swap_bytes {
-            plan.files.push(file("limit on swap", "memory.swap.max", swap));
+            plan.files.push(file("limit on swap", "memory.swap.max", swap.to_string()));
         }
         // One process out of memory must not leave half a server behind.
-        plan.files.push(file("limit on memory", "memory.oom.group", 1));
+        plan.files.push(file("limit on memory", "memory.oom.group", "1"));
     }
     if let Some(millis) = limits.cpu_millis {
         plan.controllers.push("cpu");
@@ -58,7 +58,7 @@ fn v2(limits: &CgroupLimits, disks: &[Disk]) -> Plan {
     }
     if let Some(pids) = limits.pids {
         plan.controllers.push("pids");
-        plan.files.push(file("limit on pids", "pids.max", pids));
+        plan.files.push(file("limit on pids", "pids.max", pids.to_string()));
     }
     if let Some(io) = limits.io {
         plan.controllers.push("io");
@@ -73,20 +73,20 @@ fn v1(limits: &CgroupLimits, disks: &[Disk]) -> Vec<Plan> {
     let mut plans = Vec::new();
     let mut add = |hierarchy, files| plans.push(Plan { hierarchy, controllers: Vec::new(), files });
     if let Some(bytes) = limits.memory_bytes {
-        let mut files = vec![file("limit on memory", "memory.limit_in_bytes", bytes)];
+        let mut files = vec![file("limit on memory", "memory.limit_in_bytes", bytes.to_string())];
         if let Some(swap) = limits.swap_bytes {
             // Memory and swap together.
             let both = bytes.saturating_add(swap);
-            files.push(file("limit on swap", "memory.memsw.limit_in_bytes", both));
+            files.push(file("limit on swap", "memory.memsw.limit_in_bytes", both.to_string()));
         }
         add("memory", files);
     }
     if let Some(millis) = limits.cpu_millis {
-        let period = file("limit on cpus", "cpu.cfs_period_us", CPU_PERIOD_US);
-        add("cpu", vec![period, file("limit on cpus", "cpu.cfs_quota_us", cpu_quota(millis))]);
+        let period = file("limit on cpus", "cpu.cfs_period_us", CPU_PERIOD_US.to_string());
+        add("cpu", vec![period, file("limit on cpus", "cpu.cfs_quota_us", cpu_quota(millis).to_string())]);
     }
     if let Some(pids) = limits.pids {
-        add("pids", vec![file("limit on pids", "pids.max", pids)]);
+        add("pids", vec![file("limit on pids", "pids.max", pids.to_string())]);
     }
     if let Some(io) = limits.io {
         let names = ["blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device"];

@@ -76,6 +76,17 @@ pub(super) fn hand_down(dir: &Dir, plan: &Plan) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes back what [`hand_down`] gave, when nothing is left that has it: a cgroup that hands controllers down takes
+/// no process, and palisade could not be started in it a second time. Below a sandbox that has just been made
+/// the kernel refuses (`EBUSY`), and its keeper takes care later.
+pub(super) fn take_back(dir: &Dir, controllers: &[&str]) {
+    for controller in controllers {
+        if write_file(dir, "cgroup.subtree_control", &format!("-{controller}")).is_err() {
+            return;
+        }
+    }
+}
+
 pub(super) fn write_file(dir: &Dir, file: &str, value: &str) -> io::Result<()> {
     dir.open_file_rw(Path::new(file))?.write_all(value.as_bytes())
 }
