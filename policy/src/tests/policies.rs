@@ -69,7 +69,12 @@ fn the_smallest_file_grants_nothing() {
         environment: BTreeMap::new(),
         filesystem: Filesystem { mounts: vec![] },
         secrets: vec![],
-        syscalls: Syscalls { baseline: Baseline::Static },
+        syscalls: Syscalls {
+            baseline: Baseline::Static,
+            seccomp: SeccompMode::Enforce,
+            add: vec![],
+            remove: vec![],
+        },
         limits: Limits {
             memory: ByteSize::mebibytes(512),
             cpus: Cpus::from_milli(1000),
@@ -109,7 +114,7 @@ fn equal_policies_have_equal_canonical_json() {
         r#""image":{"digest":null,"reference":"time","trust":{"unsigned":{"reason":"x"}}},"#,
         r#""lifecycle":{"start":"on-demand","start_timeout_ms":30000,"stop_timeout_ms":5000},"#,
         r#""limits":{"cpus_milli":1000,"file_size":1073741824,"memory":1073741824,"open_files":512,"pids":64,"tmp":67108864},"#,
-        r#""secrets":[],"server":"time","syscalls":{"baseline":"static"},"tools":{"allow":null,"deny":[]}}"#,
+        r#""secrets":[],"server":"time","syscalls":{"add":[],"baseline":"static","remove":[],"seccomp":"enforce"},"tools":{"allow":null,"deny":[]}}"#,
     );
     assert_eq!(json, expected);
 }

@@ -5,7 +5,7 @@
 //! returns what the kernel said. Policy, ordering and error texts belong to the callers.
 //!
 //! Reading order: [`dir`] (descriptor-based file access, no unsafe paths), [`mount`] (the mount
-//! API of Linux 5.2 and later), [`process`] (fork, securebits, pidfd), [`socket`] (descriptors
+//! API of Linux 5.2 and later), [`process`] (fork, securebits, pidfd), [`seccomp`] (filters), [`socket`] (descriptors
 //! over a socket), [`child`] (the one place that starts a process of our own).
 
 #![expect(unsafe_code, reason = "this crate exists to hold it; each block says why it is sound")]
@@ -14,6 +14,7 @@ pub mod child;
 pub mod dir;
 pub mod mount;
 pub mod process;
+pub mod seccomp;
 pub mod socket;
 
 use std::io;
