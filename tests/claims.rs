@@ -458,7 +458,6 @@ fn c8_log_is_named_and_holds_back_the_worst() {
             "reboot",
             "syslog",
             "setns",
-            "personality",
             "clone_user",
             "tiocsti",
         ] {

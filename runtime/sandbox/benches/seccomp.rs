@@ -31,7 +31,7 @@ const ROUNDS: usize = 15;
 /// Batches of a call in one process.
 const BATCHES: usize = 40;
 /// Calls in a batch: some milliseconds, far above what reading the clock costs.
-const CALLS: u32 = 10_000;
+const CALLS: u32 = 5_000;
 
 const VARIANTS: [&str; 3] = ["no filter", "seccompiler, two filters", "palisade, one filter"];
 
@@ -43,26 +43,21 @@ const MEASURED: [Measured; 6] = [
         black_box(nix::unistd::getppid());
     }),
     ("openat and close (two rules)", || {
-        drop(black_box(open("/dev/null", OFlag::O_RDONLY, Mode::empty())));
+        black_box(open("/dev/null", OFlag::O_RDONLY, Mode::empty()).is_ok());
     }),
     ("fcntl (9 rules)", || {
-        drop(black_box(fcntl(standard_output(), FcntlArg::F_GETFL)));
+        black_box(fcntl(std::io::stdout(), FcntlArg::F_GETFL).is_ok());
     }),
     ("ioctl (7 rules)", || {
         black_box(std::io::stdout().is_terminal());
     }),
-    ("prctl (10 rules)", || {
-        drop(black_box(nix::sys::prctl::get_name()));
+    ("prctl (11 rules)", || {
+        black_box(nix::sys::prctl::get_name().is_ok());
     }),
     ("unshare (refused)", || {
-        drop(black_box(unshare(CloneFlags::empty())));
+        black_box(unshare(CloneFlags::empty()).is_ok());
     }),
 ];
-
-/// Descriptor 1, which this program never closes.
-fn standard_output() -> std::io::Stdout {
-    std::io::stdout()
-}
 
 fn main() {
     match std::env::args().nth(1).as_deref() {

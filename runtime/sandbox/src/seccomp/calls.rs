@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-const TABLE: &str = include_str!("calls.txt");
+pub(super) const TABLE: &str = include_str!("calls.txt");
 
 /// Where this architecture's number is on a line of the table, and its `AUDIT_ARCH_*` (`linux/audit.h`);
 /// `None` on an architecture that the table does not have.
