@@ -20,9 +20,10 @@ use palisade_image::{
     Evidence, ImageName, LandlockNeed, Store, StoreError, Trust, UnpackOptions, UnpackedRootfs,
     VerifiedImage, VerifyError, VerifyRequest,
 };
-use palisade_policy::{Degradation, Policy};
+use palisade_policy::{Degradation, Objection, Policy, PolicyError};
 use palisade_sandbox::launch::SandboxProcess;
 use palisade_sandbox::protocol::{Exit, FailureKind};
+use palisade_sandbox::seccomp::{Allowlist, ListError};
 use palisade_sandbox::spec::{Enforcement, ImageFacts, ResolveInput};
 use palisade_sandbox::{HostSupport, ResolveError, RunningSandbox, SandboxSpec, Secret, Secrets, SpawnError};
 use palisade_sys::dir::{open_ambient_file, read_all_bounded, read_ambient_bounded};
@@ -51,8 +52,28 @@ pub(crate) fn load(file: &Path) -> Result<LoadedPolicy, Failure> {
             .because(format!("the policy file `{shown}` cannot be read"))
     })?;
     let policy = palisade_policy::parse_bytes(&shown, &bytes).map_err(Failure::policy)?;
+    check_calls(&policy, &shown, &bytes)?;
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     Ok(LoadedPolicy { policy, folder })
+}
+
+/// The parser does not know which system calls there are; what is wrong with those of a policy is shown at its place all
+/// the same.
+fn check_calls(policy: &Policy, shown: &str, bytes: &[u8]) -> Result<(), Failure> {
+    let wrong = match Allowlist::of(&policy.syscalls) {
+        Ok(_list) => return Ok(()),
+        Err(ListError::Changes(wrong)) => wrong,
+        Err(error @ ListError::Broken(_)) => return Err(Failure::new(Status::Failed, &error, error.hint())),
+    };
+    let objections = wrong
+        .iter()
+        .map(|change| Objection {
+            path: change.path.clone(),
+            message: change.to_string(),
+            hint: Some(change.hint()),
+        })
+        .collect();
+    Err(Failure::policy(PolicyError::about(shown, &String::from_utf8_lossy(bytes), objections)))
 }
 
 /// Opens the store that the command line or the environment names.
@@ -149,7 +170,7 @@ pub(crate) fn prepare(
     // All that can fail without a process fails here, and what the mounts are is decided here: a later
     // start of the same server takes the same descriptors.
     let sandbox = spec
-        .prepare(loaded.policy.syscalls.baseline, &rootfs)
+        .prepare(&loaded.policy.syscalls, &rootfs)
         .map_err(|error| Failure::new(Status::Failed, &error, error.hint()))?;
     let sandboxes = Arc::new(WarmPool::new(sandbox));
     Ok(PreparedServer { policy: Arc::new(loaded.policy), sandboxes, rootfs, secrets })
@@ -292,6 +313,7 @@ impl PreparedServer {
             "spec": self.spec().digest(),
             "evidence": self.evidence(),
             "enforcement": Enforcement::with_found(&self.spec().enforcement, &running.found_limits()),
+            "seccomp": self.spec().seccomp,
             "lockdown": running.report,
         })
     }

@@ -300,6 +300,11 @@ const BROKEN: &[(&str, &str)] = &[
     ("a loader variable", "{HEAD}environment: { LD_PRELOAD: /lib/evil.so }\n"),
     ("not enforced yet: egress", "{HEAD}network: { egress: [ { host: example.com, ports: [443] } ] }\n"),
     ("not enforced yet: a pin", "{HEAD}tools: { pin: required }\n"),
+    (
+        "calls that cannot be added or removed",
+        "{HEAD}syscalls:\n  add:\n    - { call: ptrace, reason: to debug }\n    - { call: opnat, reason: to open }\n    - { call: socket, reason: to connect }\n  remove:\n    - { call: execve, reason: not needed }\n    - { call: bpf, reason: not needed }\n",
+    ),
+    ("a list that is only logged", "{HEAD}syscalls: { seccomp: log }\n"),
     ("two mistakes", "{HEAD}netwrok: { egress: [] }\nlimits: { pids: many }\n"),
 ];
 
@@ -424,10 +429,14 @@ filesystem:
 secrets:
   - { name: token, env: TOKEN }
   - { name: key, file: /run/secrets/key }
-syscalls: { baseline: static }
 limits: { memory: 256MiB, cpus: 1.5, pids: 20, open_files: 100, file_size: 1MiB, tmp: 8MiB }
 tools: { allow: [ "get_*", add ], deny: [ get_secret ] }
 lifecycle: { start: on-demand, start_timeout: 10s, stop_timeout: 2s }
+syscalls:
+  baseline: static
+  seccomp: kill
+  add: [ { call: inotify_init1, reason: "watches its workspace" } ]
+  remove: [ { call: listen, reason: "serves nobody" }, { call: accept, reason: "serves nobody" } ]
 accept_degraded: [memory, cpus, pids]
 "#;
 

@@ -50,7 +50,8 @@ fn fixtures() -> PathBuf {
 fn have_fixtures() -> bool {
     need(
         "target/fixtures (run tests/run)",
-        fixtures().join("images/git").is_dir() && fixtures().join("clients/python").is_file(),
+        ["images/git", "images/browser"].iter().all(|image| fixtures().join(image).is_dir())
+            && fixtures().join("clients/python").is_file(),
     )
 }
 
@@ -63,26 +64,7 @@ impl Fleet {
     fn new(user: User, access: &str) -> Self {
         let place = Place::new(user);
         for server in &SERVERS {
-            let layout = fixtures().join("images").join(server.name);
-            let image = format!("{}:1", server.name);
-            if user == User::Ordinary {
-                // The cache may be unreadable for others; a tar is handed over instead.
-                let tar = place.root.join(format!("{}.tar", server.name));
-                let packed = Command::new("tar")
-                    .arg("-C")
-                    .arg(&layout)
-                    .arg("-cf")
-                    .arg(&tar)
-                    .arg(".")
-                    .status()
-                    .unwrap();
-                assert!(packed.success());
-                place.give(&tar);
-                place.must(["image", "import", tar.to_str().unwrap(), "--as", &image]);
-                std::fs::remove_file(&tar).unwrap();
-            } else {
-                place.must(["image", "import", layout.to_str().unwrap(), "--as", &image]);
-            }
+            let image = import(&place, server.name);
             let mounts = if server.workspace {
                 let workspace = workspace(&place, server.name, access);
                 format!(
@@ -110,21 +92,44 @@ impl Fleet {
         self.place.root.join(format!("{server}.yaml"))
     }
 
-    /// The command line of palisade, as this fleet's user whoever runs it.
     fn command_line(&self, arguments: &[&str]) -> Vec<String> {
-        let id = self.place.user.id().to_string();
-        let mut line: Vec<String> = Vec::new();
-        if nix::unistd::Uid::effective().is_root() && self.place.user == User::Ordinary {
-            line.extend(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"].map(str::to_owned));
-        }
-        line.extend([
-            self.place.root.join("palisade").display().to_string(),
-            "--store".to_owned(),
-            self.place.store().display().to_string(),
-        ]);
-        line.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        line
+        command_line(&self.place, arguments)
     }
+}
+
+/// Puts the image of a fixture into the store; its name there.
+fn import(place: &Place, name: &str) -> String {
+    let layout = fixtures().join("images").join(name);
+    let image = format!("{name}:1");
+    if place.user == User::Ordinary {
+        // The cache may be unreadable for others; a tar is handed over instead.
+        let tar = place.root.join(format!("{name}.tar"));
+        let packed =
+            Command::new("tar").arg("-C").arg(&layout).arg("-cf").arg(&tar).arg(".").status().unwrap();
+        assert!(packed.success());
+        place.give(&tar);
+        place.must(["image", "import", tar.to_str().unwrap(), "--as", &image]);
+        std::fs::remove_file(&tar).unwrap();
+    } else {
+        place.must(["image", "import", layout.to_str().unwrap(), "--as", &image]);
+    }
+    image
+}
+
+/// The command line of palisade, as this place's user whoever runs it.
+fn command_line(place: &Place, arguments: &[&str]) -> Vec<String> {
+    let id = place.user.id().to_string();
+    let mut line: Vec<String> = Vec::new();
+    if nix::unistd::Uid::effective().is_root() && place.user == User::Ordinary {
+        line.extend(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"].map(str::to_owned));
+    }
+    line.extend([
+        place.root.join("palisade").display().to_string(),
+        "--store".to_owned(),
+        place.store().display().to_string(),
+    ]);
+    line.extend(arguments.iter().map(|&argument| argument.to_owned()));
+    line
 }
 
 /// A directory with a file, and for git a repository with one commit and one change.
@@ -171,7 +176,7 @@ fn scripts(server: &Server, access: &str) -> Vec<PathBuf> {
 
 /// Runs a client driver over a script; its standard output is one JSON object a step.
 #[track_caller]
-fn drive(client: (&str, &[&str]), transport: &[&str], script: &Path, command: &[String]) {
+fn drive(client: (&str, &[&str]), transport: &[&str], script: &Path, command: &[String]) -> String {
     let mut driver = Command::new(fixtures().join("clients").join(client.0));
     driver.args(transport).args(client.1).args(["--set", "WORKSPACE=/workspace", "--script"]).arg(script);
     if !command.is_empty() {
@@ -185,6 +190,7 @@ fn drive(client: (&str, &[&str]), transport: &[&str], script: &Path, command: &[
         tail(&output.stdout),
         tail(&output.stderr)
     );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn tail(bytes: &[u8]) -> String {
@@ -267,6 +273,51 @@ fn a_read_write_mount_is_written_as_its_owner() {
         let made = fleet.place.root.join("workspace-filesystem-read-write/made/moved.txt");
         let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(made).unwrap());
         assert_eq!(owner, user.id());
+    }
+}
+
+/// What a script expects and an answer does not have, by step.
+fn missing(script: &Path, said: &str) -> Vec<String> {
+    let steps: Value = serde_json::from_slice(&std::fs::read(script).unwrap()).unwrap();
+    // The first line is the handshake's.
+    let answers = said.lines().skip(1);
+    let steps = steps.as_array().unwrap().iter().zip(answers);
+    steps
+        .flat_map(|(step, answer)| {
+            let wanted = step["contains"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
+            wanted
+                .filter(|text| !answer.contains(*text))
+                .map(|text| format!("{}: no {text} in {answer:.600}", step["name"]))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// Chromium renders a page and takes a picture of it, without a sandbox of its own inside of ours.
+#[test]
+fn a_browser_renders_a_page_with_its_baseline_and_not_with_another() {
+    if !have_fixtures() {
+        return;
+    }
+    let script = repository().join("tests/clients/scripts/browser.json");
+    for user in User::all() {
+        let place = Place::new(user);
+        let image = import(&place, "browser");
+        for baseline in ["browser", "node"] {
+            let more = format!(
+                "syscalls: {{ baseline: {baseline} }}\n\
+                 limits: {{ memory: 2GiB, pids: 512, open_files: 4096, tmp: 512MiB }}\n"
+            );
+            let policy = place.policy(baseline, &image, &more);
+            let command = command_line(&place, &["run", policy.to_str().unwrap()]);
+            let said = drive(CLIENTS[0], &["stdio", "--timeout", "120"], &script, &command);
+            let missing = missing(&script, &said);
+            if baseline == "browser" {
+                assert!(missing.is_empty(), "{missing:#?}");
+            } else {
+                assert!(!missing.is_empty() && said.contains("has been closed"), "{said}");
+            }
+        }
     }
 }
 

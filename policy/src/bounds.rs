@@ -13,8 +13,8 @@ pub const MAX_FILE_BYTES: usize = 64 * 1024;
 pub const MAX_DEPTH: usize = 8;
 
 /// Most YAML nodes (scalars, lists, mappings; a key counts as one). The fullest lists together need 64 mounts
-/// × 7 + 32 secrets × 5 + 128 variables × 2 + 256 arguments + 2 × 256 tools + 16 signers × 5 = 1,712; doubled
-/// for the other keys and rounded up to a power of two.
+/// × 7 + 32 secrets × 5 + 128 variables × 2 + 256 arguments + 2 × 256 tools + 16 signers × 5 + 2 × 64 calls × 5 =
+/// 2,352; half as much again for the other keys, rounded up to a power of two.
 pub const MAX_NODES: usize = 4096;
 
 /// Most findings that one report lists. A screen holds about eight rendered ones; four screens are more than
@@ -57,5 +57,12 @@ pub const MAX_SIGNERS: usize = 16;
 /// and a tag of 128.
 pub const MAX_REFERENCE: usize = 384;
 
-/// Longest reason for running an unsigned image, in characters: what fits a line of the audit log.
+/// Most calls in `syscalls.add` and in `syscalls.remove`: two screens of one call with its reason a line. A server that
+/// needs more than that needs another baseline.
+pub const MAX_CALLS: usize = 64;
+
+/// Longest name of a system call, in characters. The longest that Linux has, `landlock_create_ruleset`, has 23.
+pub const MAX_CALL_NAME: usize = 32;
+
+/// Longest reason for running an unsigned image or changing a list, in characters: what fits a line of the audit log.
 pub const MAX_REASON: usize = 512;

@@ -77,15 +77,16 @@ fn trust(
             signers.into_iter().collect::<Option<Vec<_>>>().map(ImageTrust::SignedBy)
         }
         (None, Some(place)) => {
-            reason(unsigned?, &place, findings).map(|reason| ImageTrust::Unsigned { reason })
+            let hint = "say on one line why the image may run without a signature; the audit log keeps it";
+            reason(unsigned?, &place, hint, findings).map(|reason| ImageTrust::Unsigned { reason })
         }
     }
 }
 
-fn reason(text: String, at: &At<'_>, findings: &mut Findings) -> Option<String> {
+/// The author's words for why something is acceptable: one line that is not empty.
+pub(crate) fn reason(text: String, at: &At<'_>, hint: &str, findings: &mut Findings) -> Option<String> {
     if text.trim().is_empty() || text.chars().any(char::is_control) {
         let message = format!("{} is not one line that gives a reason", quoted(&at.path));
-        let hint = "say on one line why the image may run without a signature; the audit log keeps it";
         findings.push(Finding::new(Rule::Value, at.span(), message).label("the reason").hint(hint));
         return None;
     }

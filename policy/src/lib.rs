@@ -34,6 +34,7 @@ mod resolve;
 mod schema;
 mod shape;
 mod suggest;
+mod syscalls;
 mod text;
 mod written;
 
@@ -51,13 +52,14 @@ pub use crate::digest::{Digest, DigestError};
 pub use crate::error::{Finding, PolicyError, Related, Rule};
 pub use crate::name::{NameError, SecretName, ServerName};
 pub use crate::policy::{
-    Access, Baseline, CanonicalJsonError, Degradation, Filesystem, ImagePolicy, ImageTrust, KeySource,
-    Landlock, Lifecycle, Limits, MountGrant, Policy, SecretDelivery, SecretGrant, Signer, Start, Syscalls,
-    Tlog, defaults,
+    Access, Baseline, CallChange, CanonicalJsonError, Degradation, Filesystem, ImagePolicy, ImageTrust,
+    KeySource, Landlock, Lifecycle, Limits, MountGrant, Policy, SeccompMode, SecretDelivery, SecretGrant,
+    Signer, Start, Syscalls, Tlog, defaults,
 };
 pub use crate::reference::reference_markdown;
 pub use crate::schema::schema;
 pub use crate::size::{AmountError, ByteSize, Cpus};
+pub use crate::suggest::nearest;
 pub use crate::tools::{ToolPattern, ToolPatternError, ToolVerdict, Tools};
 
 use crate::error::Findings;
@@ -99,6 +101,31 @@ pub fn parse_bytes(name: &str, bytes: &[u8]) -> Result<Policy, PolicyError> {
                 .unwrap_or(bytes);
             Err(findings.into_error(name, &String::from_utf8_lossy(shown)))
         }
+    }
+}
+
+/// What is wrong with one value of a policy, found by whoever knows more of it than the language does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Objection {
+    /// The value's place: keys with dots, items in brackets, such as `syscalls.add[0].call`.
+    pub path: String,
+    /// What is wrong, as in [`Finding::message`].
+    pub message: String,
+    /// The way out.
+    pub hint: Option<String>,
+}
+
+impl PolicyError {
+    /// The refusal of a policy that is well-formed and cannot be honoured. `text` is the file as it was parsed; a path
+    /// that it does not have is reported at the last part of it that is there.
+    pub fn about(name: &str, text: &str, objections: Vec<Objection>) -> Self {
+        let mut findings = Findings::default();
+        let tree = parse::parse(text, &mut Findings::default());
+        for Objection { path, message, hint } in objections {
+            let span = tree.as_ref().map_or(0..0, |tree| At::root(tree).follow(&path).span());
+            findings.push(Finding::new(Rule::Value, span, message).label("this value").maybe_hint(hint));
+        }
+        findings.into_error(name, text)
     }
 }
 

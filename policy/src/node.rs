@@ -143,6 +143,17 @@ impl<'n> At<'n> {
         self.get(key).is_some()
     }
 
+    /// The place that a path such as `filesystem.mounts[0].target` leads to from here; where it leads nowhere, the last
+    /// place on the way.
+    pub(crate) fn follow(&self, path: &str) -> Self {
+        path.split(['.', '[']).filter(|part| !part.is_empty()).fold(self.clone(), |at, part| {
+            match part.strip_suffix(']').map(str::parse) {
+                Some(Ok(index)) => at.item(index),
+                Some(Err(_)) | None => at.key(part),
+            }
+        })
+    }
+
     /// The item with this index; past the end, the list itself.
     pub(crate) fn item(&self, index: usize) -> Self {
         let path = format!("{}[{index}]", self.path);

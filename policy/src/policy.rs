@@ -155,10 +155,38 @@ pub enum SecretDelivery {
 }
 
 /// Which system calls the server may make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Syscalls {
     /// The list of calls for the server's kind of program.
     pub baseline: Baseline,
+    /// What happens to other calls. `Log` only where `accept_degraded` has [`Degradation::Seccomp`].
+    pub seccomp: SeccompMode,
+    /// Calls that are added to the list, in the order of the file. No call is named twice, here and in `remove`
+    /// together. Whether there is such a call is not checked.
+    pub add: Vec<CallChange>,
+    /// Calls that are removed from the list, in the order of the file.
+    pub remove: Vec<CallChange>,
+}
+
+/// One call that is added to a list or removed from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallChange {
+    /// Its name.
+    pub call: String,
+    /// Why, in the author's words. One line, never empty.
+    pub reason: String,
+}
+
+/// What happens to a call that is not on the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SeccompMode {
+    /// It is refused.
+    Enforce,
+    /// It ends the process.
+    Kill,
+    /// It is carried out and written to the kernel's log.
+    Log,
 }
 
 /// A list of system calls for one kind of program.
@@ -171,6 +199,8 @@ pub enum Baseline {
     Node,
     /// Python.
     Python,
+    /// Node.js and Chromium, which it starts without a sandbox of Chromium's own.
+    Browser,
 }
 
 /// The second wall around files, ports and signals.
@@ -250,6 +280,10 @@ pub enum Degradation {
     /// The limit of disk traffic, without a cgroup that can be written, on cgroup v1 (which does not slow down
     /// writes that go through the page cache), or on a file system without a disk of its own.
     Io,
+    /// The system call list, where the policy itself asks that it only be logged.
+    Seccomp,
+    /// Sockets of the host, where the list has Unix sockets and a mount of the policy may hold a socket file.
+    UnixSockets,
 }
 
 /// Why a policy has no canonical JSON.
@@ -287,7 +321,7 @@ pub mod defaults {
     use std::ops::RangeInclusive;
     use std::time::Duration;
 
-    use super::{Access, Baseline, ByteSize, Cpus, Start};
+    use super::{Access, Baseline, ByteSize, Cpus, SeccompMode, Start};
 
     /// `limits.memory`: room for an interpreter and its libraries several times over, on a host with a few
     /// GiB.
@@ -345,6 +379,8 @@ pub mod defaults {
     pub const ACCESS: Access = Access::ReadOnly;
     /// `syscalls.baseline`: the shortest list.
     pub const BASELINE: Baseline = Baseline::Static;
+    /// `syscalls.seccomp`: a runtime that tries a call must be able to go on without it.
+    pub const SECCOMP: SeccompMode = SeccompMode::Enforce;
 
     /// Range of `limits.memory`: below 8 MiB the reaper and an empty program do not fit; above 1 TiB it is a
     /// typing error.

@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 
 use crate::error::{Finding, Findings, Rule, quoted};
 use crate::node::At;
-use crate::policy::{Degradation, Filesystem, Landlock, Policy, Syscalls, defaults};
+use crate::policy::{Degradation, Filesystem, Landlock, Policy, defaults};
 use crate::tools::{ToolPattern, Tools};
 use crate::written::{self, Network, PolicyFile};
-use crate::{amounts, environment, image, mounts};
+use crate::{amounts, environment, image, mounts, syscalls};
 
 /// Resolves a file; `None` only together with a finding.
 pub(crate) fn resolve(file: PolicyFile, root: &At<'_>, findings: &mut Findings) -> Option<Policy> {
@@ -24,7 +24,7 @@ pub(crate) fn resolve(file: PolicyFile, root: &At<'_>, findings: &mut Findings) 
         network: None | Some(Network { egress: [] }),
         filesystem,
         secrets,
-        syscalls,
+        syscalls: calls,
         landlock,
         limits,
         tools: tool_patterns,
@@ -38,13 +38,16 @@ pub(crate) fn resolve(file: PolicyFile, root: &At<'_>, findings: &mut Findings) 
     let secrets = environment::secrets(secrets.unwrap_or_default(), root, findings);
     let mounts = filesystem.and_then(|written::Filesystem { mounts }| mounts).unwrap_or_default();
     let mounts = mounts::resolve(mounts, &root.key("filesystem").key("mounts"), findings);
-    let baseline = syscalls.and_then(|written::Syscalls { baseline }| baseline).unwrap_or(defaults::BASELINE);
+    let calls = syscalls::resolve(calls.unwrap_or_default(), &root.key("syscalls"), findings);
     let minimum_abi =
         landlock.and_then(|written::Landlock { minimum_abi }| minimum_abi).unwrap_or(defaults::LANDLOCK_ABI);
     let limits = amounts::limits(limits.unwrap_or_default(), &root.key("limits"), findings);
     let tools = tools(tool_patterns.unwrap_or_default(), &root.key("tools"), findings);
     let lifecycle = amounts::lifecycle(lifecycle.unwrap_or_default(), &root.key("lifecycle"), findings);
     let accepted = degradations(&accept_degraded.unwrap_or_default(), &root.key("accept_degraded"), findings);
+    if let (Some(calls), Some(accepted)) = (&calls, &accepted) {
+        syscalls::log_is_accepted(calls, accepted, &root.key("syscalls"), findings);
+    }
     Some(Policy {
         server: server?,
         image: image?,
@@ -52,7 +55,7 @@ pub(crate) fn resolve(file: PolicyFile, root: &At<'_>, findings: &mut Findings) 
         environment: environment?,
         filesystem: Filesystem { mounts: mounts? },
         secrets: secrets?,
-        syscalls: Syscalls { baseline },
+        syscalls: calls?,
         landlock: Landlock { minimum_abi },
         limits: limits?,
         tools: tools?,

@@ -5,7 +5,7 @@
 const LONGEST_WORD: usize = 32;
 
 /// The candidate that a word is most likely a misspelling of, if any is close.
-pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let word = plain(word);
     let length = word.chars().count();
     if length > LONGEST_WORD {

@@ -19,10 +19,10 @@ use serde::de::{self, Deserializer, Visitor};
 use serde_json::json;
 
 use crate::bounds::{
-    MAX_ARGS, MAX_ENVIRONMENT, MAX_MOUNTS, MAX_REASON, MAX_REFERENCE, MAX_SECRETS, MAX_SIGNERS, MAX_TEXT,
-    MAX_TOOL_PATTERN, MAX_TOOL_PATTERNS, MAX_VARIABLE_NAME,
+    MAX_ARGS, MAX_CALL_NAME, MAX_CALLS, MAX_ENVIRONMENT, MAX_MOUNTS, MAX_REASON, MAX_REFERENCE, MAX_SECRETS,
+    MAX_SIGNERS, MAX_TEXT, MAX_TOOL_PATTERN, MAX_TOOL_PATTERNS, MAX_VARIABLE_NAME,
 };
-use crate::policy::{Access, Baseline, Degradation, Start, Tlog, defaults};
+use crate::policy::{Access, Baseline, Degradation, SeccompMode, Start, Tlog, defaults};
 use crate::size::duration_text;
 use crate::{digest, image, name, size, tools};
 
@@ -72,8 +72,9 @@ pub(crate) struct PolicyFile {
     /// lacks one that is not listed is refused. `memory` (with swap), `cpus` and `io` need a cgroup that can be
     /// written, `landlock` a kernel with it; `pids` has a resource limit where there is no cgroup. Without a
     /// cgroup, memory is still watched, and a server that uses more is ended: a soft limit, which has to be
-    /// accepted like an absent one.
-    #[schemars(extend("maxItems" = 5))]
+    /// accepted like an absent one. `seccomp` is for `syscalls.seccomp: log`, on any host; `unix-sockets` for
+    /// the baseline `browser` together with mounts, since the server may then connect to socket files in them.
+    #[schemars(extend("maxItems" = 7))]
     pub(crate) accept_degraded: Option<Vec<Degradation>>,
 }
 
@@ -191,15 +192,36 @@ pub(crate) struct Secret {
 }
 
 /// Which system calls the server may make.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Syscalls {
-    /// The list for the server's kind of program: `static` for compiled ones (Go, Rust, C), `node`, `python`.
-    #[schemars(extend(
-        "default" = defaults::BASELINE,
-        "x-palisade-instead-of" = { "browser": "use `static`, `node` or `python`; servers that start a browser cannot run yet" }
-    ))]
+    /// The list for the server's kind of program: `static` for compiled ones (Go, Rust, C), `node`, `python`,
+    /// `browser` for servers on node that start Chromium without its own sandbox (`--no-sandbox`).
+    #[schemars(extend("default" = defaults::BASELINE))]
     pub(crate) baseline: Option<Baseline>,
+    /// What happens to a call that is not on the list. `enforce`: it gets `EPERM`. `kill`: the process ends, but for
+    /// the few calls that runtimes only try. `log`: it is carried out and the kernel logs it; only together with
+    /// `accept_degraded: [seccomp]`. Calls that can never be added stay refused with `log` as well.
+    #[schemars(extend("default" = defaults::SECCOMP))]
+    pub(crate) seccomp: Option<SeccompMode>,
+    /// Calls that are added to the list. Not those that reach out of a sandbox, such as `mount` or `ptrace`.
+    #[schemars(length(max = MAX_CALLS))]
+    pub(crate) add: Option<Vec<CallChange>>,
+    /// Calls that are removed from the list. Not those that palisade itself makes in the sandbox, such as `read`.
+    #[schemars(length(max = MAX_CALLS))]
+    pub(crate) remove: Option<Vec<CallChange>>,
+}
+
+/// One call that is added or removed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CallChange {
+    /// The call's name, as the manual and `strace` have it.
+    #[schemars(regex(pattern = "^[a-z0-9_]+$"), length(min = 1, max = MAX_CALL_NAME))]
+    pub(crate) call: String,
+    /// Why the server needs it, or can do without it. Goes into the audit log.
+    #[schemars(length(min = 1, max = MAX_REASON))]
+    pub(crate) reason: String,
 }
 
 /// The second wall around files, ports and signals, inside the mount namespace.

@@ -1,5 +1,6 @@
 //! `palisade explain`: everything that a policy means on this host, as it will be enforced.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -210,18 +211,56 @@ fn secrets_section(out: &mut String, spec: &SandboxSpec) -> std::fmt::Result {
 
 fn calls_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std::fmt::Result {
     let line = &spec.seccomp;
-    writeln!(out, "\nsystem calls (baseline {})", line.baseline)?;
+    writeln!(out, "\nsystem calls (baseline {}, {})", line.baseline, line.digest)?;
+    for (verb, changes) in [("adds", &line.added), ("removes", &line.removed)] {
+        for change in changes {
+            writeln!(
+                out,
+                "  the policy {verb} {}, because: {}",
+                change.call.escape_debug(),
+                change.reason.escape_debug()
+            )?;
+        }
+    }
     writeln!(
         out,
-        "  {} allowed, {} of them only with certain arguments; every other: {}",
+        "  {} allowed, {} of them only with certain arguments (marked *); every other: {}",
         line.allowed_calls, line.with_argument_rules, line.otherwise
     )?;
-    let Ok(list) = seccomp::allowlist(policy.syscalls.baseline) else { return Ok(()) };
-    let mut names: Vec<&str> = list.rules().iter().map(|rule| rule.syscall.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
+    let Ok(list) = seccomp::Allowlist::of(&policy.syscalls) else { return Ok(()) };
+    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+    for rule in list.rules() {
+        let mark = names.entry(rule.syscall.as_str()).or_insert("*");
+        if rule.args.is_empty() {
+            *mark = "";
+        }
+    }
+    let names: Vec<String> = names.into_iter().map(|(name, mark)| format!("{name}{mark}")).collect();
     for line in names.chunks(10) {
         writeln!(out, "    {}", line.join(" "))?;
+    }
+    conditions(out, list.rules())
+}
+
+/// Every rule on arguments, since no policy can lift one.
+fn conditions(out: &mut String, rules: &[seccomp::Rule]) -> std::fmt::Result {
+    for rule in rules.iter().filter(|rule| !rule.args.is_empty()) {
+        let conditions: Vec<String> = rule
+            .args
+            .iter()
+            .map(|condition| match condition.mask.0 {
+                u32::MAX => format!("argument {} is {:#x}", condition.index, condition.is.0),
+                mask => format!("argument {} & {mask:#x} is {:#x}", condition.index, condition.is.0),
+            })
+            .collect();
+        let means: Vec<&str> = rule.args.iter().map(|condition| condition.comment.as_str()).collect();
+        writeln!(
+            out,
+            "    {:<14} {}: {}",
+            format!("{}*", rule.syscall),
+            conditions.join(", "),
+            means.join(", ")
+        )?;
     }
     Ok(())
 }

@@ -22,7 +22,10 @@ fn full() -> Value {
         "network": { "egress": [] },
         "filesystem": { "mounts": [{ "source": "/a", "target": "/b", "access": "read-only" }] },
         "secrets": [{ "name": "t", "env": "T" }, { "name": "u", "file": "/run/secrets/u" }],
-        "syscalls": { "baseline": "static" },
+        "syscalls": {
+            "baseline": "static", "seccomp": "kill",
+            "add": [{ "call": "a", "reason": "x" }], "remove": [{ "call": "b", "reason": "y" }]
+        },
         "landlock": { "minimum_abi": 4 },
         "limits": {
             "memory": "1GiB", "swap": "1MiB", "cpus": 2, "pids": 65, "io": "2MiB", "open_files": 513,
@@ -60,6 +63,11 @@ fn changes() -> BTreeMap<&'static str, (Value, Outcome)> {
         ("/secrets/0/placeholder_env", (json!("P"), Refused)),
         ("/syscalls/baseline", (json!("node"), Different)),
         ("/landlock/minimum_abi", (json!(6), Different)),
+        ("/syscalls/seccomp", (json!("enforce"), Different)),
+        ("/syscalls/add/0/call", (json!("c"), Different)),
+        ("/syscalls/add/0/reason", (json!("z"), Different)),
+        ("/syscalls/remove/0/call", (json!("c"), Different)),
+        ("/syscalls/remove/0/reason", (json!("z"), Different)),
         ("/limits/memory", (json!("3GiB"), Different)),
         ("/limits/swap", (json!("2MiB"), Different)),
         ("/limits/cpus", (json!(2.5), Different)),

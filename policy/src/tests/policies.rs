@@ -69,7 +69,12 @@ fn the_smallest_file_grants_nothing() {
         environment: BTreeMap::new(),
         filesystem: Filesystem { mounts: vec![] },
         secrets: vec![],
-        syscalls: Syscalls { baseline: Baseline::Static },
+        syscalls: Syscalls {
+            baseline: Baseline::Static,
+            seccomp: SeccompMode::Enforce,
+            add: vec![],
+            remove: vec![],
+        },
         landlock: Landlock { minimum_abi: 3 },
         limits: Limits {
             memory: ByteSize::mebibytes(512),
@@ -117,7 +122,7 @@ fn equal_policies_have_equal_canonical_json() {
         r#""lifecycle":{"start":"on-demand","start_timeout_ms":30000,"stop_timeout_ms":5000},"#,
         r#""limits":{"call_time_ms":3600000,"cpus_milli":1000,"file_size":1073741824,"io":null,"memory":1073741824,"#,
         r#""open_files":512,"output":16777216,"pids":64,"swap":0,"tmp":67108864,"tmp_files":16384},"#,
-        r#""secrets":[],"server":"time","syscalls":{"baseline":"static"},"tools":{"allow":null,"deny":[]}}"#,
+        r#""secrets":[],"server":"time","syscalls":{"add":[],"baseline":"static","remove":[],"seccomp":"enforce"},"tools":{"allow":null,"deny":[]}}"#,
     );
     assert_eq!(json, expected);
 }

@@ -63,11 +63,6 @@ fn the_file_of_the_design_relies_on_what_is_not_enforced() {
 
 #[test]
 fn values_that_are_not_enforced() {
-    let expected = format!(
-        "`syscalls.baseline: browser` {NOT_ENFORCED} ¦ browser ¦ \
-         use `static`, `node` or `python`; servers that start a browser cannot run yet"
-    );
-    refuses("syscalls: { baseline: browser }", &[&expected]);
     let text = SMALLEST.replace("unsigned: built here", "signed_by: [{ key: a.pub, tlog: required }]");
     let expected = format!(
         "`image.signed_by[0].tlog: required` {NOT_ENFORCED} ¦ required ¦ \
@@ -381,4 +376,52 @@ fn many_findings_are_counted_not_kept() {
     assert_eq!(error.findings().len(), crate::bounds::MAX_FINDINGS);
     assert_eq!(error.omitted(), 100 - crate::bounds::MAX_FINDINGS);
     assert!(error.to_string().ends_with("(and 99 more)"), "{error}");
+}
+
+#[test]
+fn changes_of_the_system_call_list() {
+    refuses(
+        "syscalls: { seccomp: log }",
+        &["`syscalls.seccomp` is `log`, and `accept_degraded` does not name `seccomp` ¦ log ¦ \
+           write `accept_degraded: [seccomp]` while the calls of a server are being found out, or remove the key"],
+    );
+    refuses(
+        "syscalls: { seccomp: audit }",
+        &["`syscalls.seccomp` cannot be `audit` ¦ audit ¦ known here: `enforce`, `kill`, `log`"],
+    );
+    refuses(
+        "syscalls: { add: [ { call: a, reason: x }, { call: b, reason: x } ], remove: [ { call: a, reason: z } ] }",
+        &["`syscalls.remove[0].call` names `a` again ¦ a ¦ keep one of them"],
+    );
+    refuses(
+        "syscalls: { add: [ { call: a } ] }",
+        &["`syscalls.add[0].reason` is missing ¦ call ¦ add `reason: …` here"],
+    );
+    let named = "a call has the name that the manual and `strace` give it: lower-case letters, digits, `_`";
+    refuses(
+        "syscalls: { add: [ { call: \"Mount(2)\", reason: \"a\\nb\" } ] }",
+        &[
+            &format!("`syscalls.add[0].call` is not the name of a system call ¦ \"Mount(2)\" ¦ {named}"),
+            "`syscalls.add[0].reason` is not one line that gives a reason ¦ \"a\\nb\" ¦ \
+             say on one line why the server needs it, or can do without it",
+        ],
+    );
+}
+
+/// Who knows the calls says what is wrong with one, and the author is shown where.
+#[test]
+fn an_objection_of_somebody_else_has_its_place() {
+    let text = with("syscalls: { add: [ { call: a, reason: x }, { call: b, reason: x } ] }");
+    for (path, expected) in [
+        ("syscalls.add[1].call", "b"),
+        ("syscalls.add[0].reason", "x"),
+        ("syscalls.add[7].call", "{ call: a, reason: x }, { call: b, reason: x }"),
+        ("nothing", ""),
+    ] {
+        let objection = crate::Objection { path: path.into(), message: "no".into(), hint: None };
+        let error = PolicyError::about("p.yaml", &text, vec![objection]);
+        let [finding] = error.findings() else { panic!("{error}") };
+        assert!(text.get(finding.span.clone()).unwrap().contains(expected), "{path}: {:?}", finding.span);
+        assert_eq!(finding.rule, Rule::Value);
+    }
 }

@@ -299,10 +299,9 @@ fn tools_and_degradations() {
         &["`accept_degraded[1]` is in the list already ¦ memory ¦ keep one of them"],
     );
     refuses(
-        "accept_degraded: [seccomp]",
-        &[
-            "`accept_degraded[0]` cannot be `seccomp` ¦ seccomp ¦ known here: `memory`, `cpus`, `pids`, `landlock`, `io`",
-        ],
+        "accept_degraded: [namespaces]",
+        &["`accept_degraded[0]` cannot be `namespaces` ¦ namespaces ¦ \
+             known here: `memory`, `cpus`, `pids`, `landlock`, `io`, `seccomp`, `unix-sockets`"],
     );
 }
 

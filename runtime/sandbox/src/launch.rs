@@ -19,11 +19,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use palisade_image::UnpackedRootfs;
-use palisade_policy::Baseline;
+use palisade_policy::Syscalls;
 use palisade_sys::dir::{open_ambient_path, open_without_links, path_of};
 
 use crate::protocol::{Launch, MESSAGE_MAX, Request};
-use crate::seccomp::{CompiledFilter, FilterError};
+use crate::seccomp::{Allowlist, CompiledFilter, FilterError, ListError};
 use crate::spec::{MountKind, SandboxSpec};
 
 pub use process::{ExitReport, SandboxProcess};
@@ -71,9 +71,18 @@ pub enum PrepareError {
         /// The server.
         server: String,
     },
-    /// The filter of the baseline did not compile.
+    /// The list of the policy could not be made.
+    #[error("the list of system calls could not be made")]
+    List(#[from] ListError),
+    /// Its filter did not compile.
     #[error("the seccomp filter could not be made")]
     Filter(#[from] FilterError),
+    /// These are not the calls that the spec was resolved with.
+    #[error("the list of system calls of server `{server}` is not the one of its spec")]
+    OtherList {
+        /// The server.
+        server: String,
+    },
     /// A descriptor could not be copied.
     #[error("a layer of the image cannot be opened")]
     Layer(#[source] io::Error),
@@ -89,7 +98,8 @@ impl PrepareError {
             Self::MountLink { real, .. } => Some(format!("write the real path, `{}`", real.display())),
             Self::MountKind { .. } => Some("mount the directory that holds what the server needs".into()),
             Self::TooLarge { .. } => Some("shorten the variables of the image or the policy".into()),
-            Self::Filter(_) => None,
+            Self::List(error) => error.hint(),
+            Self::Filter(_) | Self::OtherList { .. } => None,
             Self::Layer(_) => Some("run `palisade image prepare` again".into()),
         }
     }
@@ -102,10 +112,14 @@ impl SandboxSpec {
     /// When a mount source is missing.
     pub fn prepare(
         self,
-        baseline: Baseline,
+        syscalls: &Syscalls,
         rootfs: &UnpackedRootfs,
     ) -> Result<PreparedSandbox, PrepareError> {
-        let filters = crate::seccomp::allowlist(baseline)?.compile()?;
+        let list = Allowlist::of(syscalls)?;
+        if list.digest() != self.seccomp.digest {
+            return Err(PrepareError::OtherList { server: self.server });
+        }
+        let filters = list.compile()?;
         let mut mounts = Vec::new();
         for mount in &self.mounts {
             if let MountKind::Host { source, .. } = &mount.kind {

@@ -14,7 +14,7 @@ mod limits;
 
 use std::path::{Path, PathBuf};
 
-use palisade_policy::{Baseline, Policy, SecretDelivery};
+use palisade_policy::{Baseline, CallChange, Policy, SeccompMode, SecretDelivery, Syscalls};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -28,6 +28,7 @@ pub use label::{LabelLine, LabelWrite};
 pub use limits::{CgroupKind, CgroupLimits, IoLimit, Rlimit, RlimitKind, WithoutDisk};
 
 use crate::host::{HostSupport, Mounts, Procfs, UserNamespaces};
+use crate::seccomp::Allowlist;
 
 /// One sandbox, completely described.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,16 +88,24 @@ pub enum SecretPlace {
     File(PathBuf),
 }
 
-/// The seccomp filter in numbers.
+/// The seccomp filter: where its list comes from, and the list in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeccompLine {
     /// Which list.
     pub baseline: String,
+    /// What the policy adds to it.
+    pub added: Vec<CallChange>,
+    /// What the policy removes from it.
+    pub removed: Vec<CallChange>,
+    /// What becomes of calls outside of it.
+    pub mode: SeccompMode,
+    /// The digest of the resolved list with its mode: what [`Allowlist::digest`](crate::seccomp::Allowlist::digest) says.
+    pub digest: String,
     /// System calls that are allowed, some only with certain arguments.
     pub allowed_calls: usize,
     /// Of those, the ones whose arguments are looked at.
     pub with_argument_rules: usize,
-    /// What every other call gets.
+    /// What every other call gets, in words.
     pub otherwise: String,
 }
 
@@ -185,6 +194,14 @@ pub enum ResolveError {
         /// What would change that.
         remedy: Option<String>,
     },
+    /// A server that may open Unix sockets would find those of the host in a mount.
+    #[error("server `{server}` may open Unix sockets, and socket files in the mount `{}` may lead to programs of the host", target.display())]
+    UnixSockets {
+        /// The server.
+        server: String,
+        /// Where the first mount is, inside.
+        target: PathBuf,
+    },
     /// Neither image nor policy names a program.
     #[error("neither the image nor the policy of server `{0}` names a program")]
     NoCommand(String),
@@ -194,9 +211,15 @@ pub enum ResolveError {
     /// The image's working directory is not absolute.
     #[error("the image's working directory `{0}` is not a plain directory of the image")]
     WorkingDirectory(String),
-    /// The filter of a baseline could not be read.
-    #[error("the seccomp baseline could not be compiled")]
-    Baseline(#[source] crate::seccomp::FilterError),
+    /// The list of system calls cannot be what the policy asks for.
+    #[error("the list of system calls of server `{server}` cannot be made")]
+    Syscalls {
+        /// The server.
+        server: String,
+        /// Why.
+        #[source]
+        source: crate::seccomp::ListError,
+    },
 }
 
 impl ResolveError {
@@ -232,10 +255,14 @@ impl ResolveError {
             Self::NotEnforced { limit, remedy: None, .. } => Some(format!(
                 "run where it can be enforced (`palisade doctor` says what there is), or write `accept_degraded: [{limit}]` in the policy"
             )),
+            Self::UnixSockets { .. } => Some(
+                "remove the mounts or the baseline `browser`, or write `accept_degraded: [unix-sockets]` in the policy, if no mount holds a socket file that matters"
+                    .into(),
+            ),
             Self::NoCommand(_) => Some("give the image an ENTRYPOINT, or the policy `args: [program, …]`".into()),
             Self::NoHome(_) => Some("write an absolute path".into()),
             Self::WorkingDirectory(_) => Some("rebuild the image with a WORKDIR that is absolute, without `..`, and not below /proc or /dev".into()),
-            Self::Baseline(_) => None,
+            Self::Syscalls { source, .. } => source.hint(),
         }
     }
 }
@@ -253,7 +280,9 @@ impl SandboxSpec {
         let limits = limits::resolve(policy, host)?;
         let mounts = filesystem::mounts(policy, home)?;
         let labels = label::labels(policy.server.as_str(), &host.labels);
-        let seccomp = seccomp_line(policy.syscalls.baseline)?;
+        let list = Allowlist::of(&policy.syscalls)
+            .map_err(|source| ResolveError::Syscalls { server: policy.server.to_string(), source })?;
+        let filter = enforcement::filter_lines(policy, &list)?;
         Ok(Self {
             server: policy.server.to_string(),
             image_digest: image.map(|image| image.manifest_digest.clone()),
@@ -270,12 +299,12 @@ impl SandboxSpec {
             },
             secrets: policy.secrets.iter().map(secret_line).collect(),
             rlimits: limits.rlimits,
-            enforcement: enforcement::lines(policy, landlock_abi, &labels).into_iter().chain(limits.lines).collect(),
+            enforcement: [enforcement::lines(policy, landlock_abi, &labels), filter, limits.lines].concat(),
             memory_watch: limits.memory_watch,
             labels,
             stop_grace_ms: u64::try_from(policy.lifecycle.stop_timeout.as_millis()).unwrap_or(u64::MAX),
             mounts,
-            seccomp,
+            seccomp: seccomp_line(&policy.syscalls, &list),
             cgroup: limits.cgroup,
         })
     }
@@ -319,14 +348,29 @@ fn secret_line(grant: &palisade_policy::SecretGrant) -> SecretLine {
     SecretLine { name: grant.name.to_string(), delivery }
 }
 
-fn seccomp_line(baseline: Baseline) -> Result<SeccompLine, ResolveError> {
-    let list = crate::seccomp::allowlist(baseline).map_err(ResolveError::Baseline)?;
-    Ok(SeccompLine {
+fn seccomp_line(syscalls: &Syscalls, list: &Allowlist) -> SeccompLine {
+    let Syscalls { baseline, seccomp, add, remove } = syscalls.clone();
+    SeccompLine {
         baseline: baseline_name(baseline).into(),
+        added: add,
+        removed: remove,
+        mode: seccomp,
+        digest: list.digest(),
         allowed_calls: list.calls(),
         with_argument_rules: list.calls_with_argument_rules(),
-        otherwise: "EPERM (clone3: ENOSYS, another architecture: kill)".into(),
-    })
+        otherwise: otherwise(seccomp).into(),
+    }
+}
+
+/// What becomes of a call that is not on the list.
+fn otherwise(mode: SeccompMode) -> &'static str {
+    match mode {
+        SeccompMode::Enforce => "EPERM (clone3: ENOSYS, another architecture: kill)",
+        SeccompMode::Kill => "kill (clone3: ENOSYS, io_uring_setup and refused arguments: EPERM)",
+        SeccompMode::Log => {
+            "CARRIED OUT and logged (clone3: ENOSYS, refused arguments and what no policy can add: EPERM, another architecture: kill)"
+        }
+    }
 }
 
 /// As the policy writes it.
@@ -335,5 +379,6 @@ fn baseline_name(baseline: Baseline) -> &'static str {
         Baseline::Static => "static",
         Baseline::Node => "node",
         Baseline::Python => "python",
+        Baseline::Browser => "browser",
     }
 }

@@ -6,8 +6,8 @@
 //!
 //! Reading order: [`dir`] (descriptor-based file access, no unsafe paths), [`mount`] (the mount
 //! API of Linux 5.2 and later), [`process`] (fork, securebits, pidfd), [`procfs`] (files of the process
-//! itself, on a procfs that is one), [`socket`] (descriptors over a socket), [`child`] (the one place that
-//! starts a process).
+//! itself, on a procfs that is one), [`seccomp`] (filters), [`socket`] (descriptors over a socket), [`child`]
+//! (the one place that starts a process).
 
 #![expect(unsafe_code, reason = "this crate exists to hold it; each block says why it is sound")]
 
@@ -16,6 +16,7 @@ pub mod dir;
 pub mod mount;
 pub mod process;
 pub mod procfs;
+pub mod seccomp;
 pub mod socket;
 
 use std::io;

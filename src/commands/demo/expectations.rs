@@ -228,7 +228,7 @@ pub(super) const ROWS: &[Row] = &[
         "clone3_user",
         "ENOSYS",
         Layer::Seccomp("clone3"),
-        "the first filter; flags behind a pointer cannot be read",
+        "flags behind a pointer cannot be read, so libc is told to use clone",
     ),
 ];
 

@@ -108,7 +108,7 @@ fn is_there(layer: Layer, facts: Facts<'_>) -> bool {
     }
 }
 
-/// In the allowlist, so that the filter before it decides.
+/// Refused with an errno of its own, whatever the mode.
 const CLONE3: &str = "clone3";
 
 fn has_namespace(spec: &SandboxSpec, kind: &str) -> bool {

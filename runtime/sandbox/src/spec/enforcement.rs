@@ -1,10 +1,11 @@
 //! What is enforced by which layer, and what is not: the value behind "and prove it".
 
-use palisade_policy::{Degradation, Policy};
+use palisade_policy::{Degradation, Policy, SeccompMode};
 use serde::{Deserialize, Serialize};
 
 use super::{LabelLine, ResolveError};
 use crate::host::HostSupport;
+use crate::seccomp::Allowlist;
 
 /// One promise and what keeps it.
 #[must_use]
@@ -133,7 +134,6 @@ pub(super) fn lines(policy: &Policy, landlock_abi: u32, labels: &LabelLine) -> V
         enforced("programs run only from the image, never from a place the server can write", Layer::Mount),
         enforced("limits on bytes and files in /tmp and /dev/shm", Layer::Mount),
         enforced("holds no capability and can gain none", Layer::Privileges),
-        enforced("makes only the system calls of its baseline", Layer::Seccomp),
         enforced(BY_RLIMITS, Layer::Rlimit),
         enforced("limits on its output and on the time of a call", Layer::Gateway),
         landlock_line(landlock_abi, policy.landlock.minimum_abi),
@@ -142,6 +142,41 @@ pub(super) fn lines(policy: &Policy, landlock_abi: u32, labels: &LabelLine) -> V
         labels.writes.iter().map(|label| enforced(&format!("runs under the {}", label.what), Layer::Label)),
     );
     lines
+}
+
+/// What the list of system calls promises.
+pub(super) fn filter_lines(policy: &Policy, list: &Allowlist) -> Result<Vec<Enforcement>, ResolveError> {
+    Ok(vec![seccomp_line(policy.syscalls.seccomp), unix_sockets(policy, list)?])
+}
+
+/// A socket file leads to whoever listens on it, also from a read-only mount.
+fn unix_sockets(policy: &Policy, list: &Allowlist) -> Result<Enforcement, ResolveError> {
+    let (by, state) = match policy.filesystem.mounts.first() {
+        _ if !list.allows_unix_sockets() => (Layer::Seccomp, State::Enforced),
+        None => (Layer::Mount, State::Enforced),
+        Some(_) if policy.accept_degraded.contains(&Degradation::UnixSockets) => {
+            let reason =
+                "the list has Unix sockets, which a browser needs, and the policy mounts files of the host";
+            (Layer::Seccomp, State::Degraded { reason: reason.into() })
+        }
+        Some(mount) => {
+            let (server, target) = (policy.server.to_string(), mount.target.clone());
+            return Err(ResolveError::UnixSockets { server, target });
+        }
+    };
+    Ok(Enforcement::of("connects to no socket file of the host", by, state))
+}
+
+/// With `log` the list only says what is written down; a policy that asks for it accepts that by name.
+fn seccomp_line(mode: SeccompMode) -> Enforcement {
+    let state = match mode {
+        SeccompMode::Enforce | SeccompMode::Kill => State::Enforced,
+        SeccompMode::Log => State::Degraded {
+            reason: "the policy asks that other calls be carried out and logged; those that no policy can add are still refused"
+                .into(),
+        },
+    };
+    Enforcement::of("makes only the system calls of its list", Layer::Seccomp, state)
 }
 
 fn landlock_line(abi: u32, needed: u32) -> Enforcement {
