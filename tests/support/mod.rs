@@ -12,6 +12,8 @@
     reason = "each test binary uses its part; tests act as a person would, on paths and with other programs"
 )]
 
+pub mod probe;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
