@@ -1,18 +1,21 @@
 //! The probe program in tests: in an image, without a sandbox, and as the shim that makes system calls fail.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use palisade_image::layout::{Builder, LayerFiles, Runtime};
+use palisade_image::layout::{Builder, LayerFiles, PackedLayer, Runtime};
 use palisade_probe_binary::PROBE;
 use serde_json::{Value, json};
 
-use super::{Place, Session, User, stderr};
+use super::{PATIENCE, Place, Session, User, Watched, remember, stderr};
 
 /// The three directories that a policy of the probe mounts: two read-write, one read-only.
 pub const DIRECTORIES: [&str; 3] = ["first", "second", "third"];
@@ -41,6 +44,32 @@ impl Place {
             .and_then(|files| files.file("bin/setid", 0o6755, PROBE))
             .unwrap();
         self.import_image(files, runtime, "probe:1");
+    }
+
+    /// Imports the probe on top of the layers of another image's layout.
+    pub fn import_probe_with(&self, base: &Path, name: &str) {
+        let document =
+            |path: &Path| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+        let blob = |descriptor: &Value| {
+            base.join("blobs/sha256").join(descriptor["digest"].as_str().unwrap().replace("sha256:", ""))
+        };
+        let manifest = document(&blob(&document(&base.join("index.json"))["manifests"][0]));
+        let config = document(&blob(&manifest["config"]));
+        let runtime = Runtime { entrypoint: vec!["/bin/server".into()], ..Runtime::default() };
+        let mut image = Builder::new(runtime);
+        let layers = manifest["layers"].as_array().unwrap();
+        for (layer, diff_id) in layers.iter().zip(config["rootfs"]["diff_ids"].as_array().unwrap()) {
+            image = image.packed_layer(PackedLayer {
+                media_type: layer["mediaType"].as_str().unwrap().to_owned(),
+                blob: std::fs::read(blob(layer)).unwrap(),
+                diff_id: diff_id.as_str().unwrap().parse().unwrap(),
+            });
+        }
+        let layout = self.root.join(format!("layout-{}", name.replace([':', '/'], "-")));
+        let files = LayerFiles::new().file("bin/server", 0o755, PROBE).unwrap();
+        image.layer(files).unwrap().write(&layout).unwrap();
+        self.give_tree(&layout);
+        self.must(["image", "import", layout.to_str().unwrap(), "--as", name]);
     }
 
     /// Imports an image of one layer.
@@ -98,11 +127,15 @@ impl Place {
     }
 
     /// `palisade run POLICY` below the shim, with the rules given; what the shim counted is in `report`.
-    pub fn shimmed(&self, rules: &[String], policy: &std::path::Path) -> Command {
+    pub fn shimmed(&self, rules: &[String], policy: &Path) -> Command {
         let palisade = self.palisade(["run", policy.to_str().unwrap()]);
         // The shim changes the ids itself, so that it can install its filter before `no_new_privs` is set.
         let mut command = Command::new(self.probe_program());
         command.arg("--deny").args(rules).arg("--report").arg(self.root.join("hits.json"));
+        // Whoever is lied to about a namespace would mount over this machine's directories.
+        if rules.iter().any(|rule| rule.ends_with(":0")) {
+            command.arg("--private");
+        }
         if nix::unistd::Uid::effective().is_root() && self.user == User::Ordinary {
             command.args(["--user", &self.user.id().to_string()]);
         }
@@ -154,7 +187,9 @@ impl Targets {
     /// Makes them; [`Place::probe_policy`] has made the directories.
     pub fn new(place: &Place) -> Self {
         let victim = place.probe_command().stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let name = format!("palisade-escape-{}-{}", std::process::id(), place.user.id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("palisade-escape-{}-{count}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let path = place.root.join("first/socket");
         let path_socket = UnixListener::bind(&path).unwrap();
@@ -199,4 +234,109 @@ impl Drop for Targets {
         let _gone = self.victim.kill();
         let _reaped = self.victim.wait();
     }
+}
+
+/// Runs a command to its end with `input` on its standard input, which ends there, and watches what it starts.
+pub fn watch_to_end(command: &mut Command, input: &str) -> Watched {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A command that fails early may not read it.
+    let _unread = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let pipes =
+        [super::bytes_of(child.stdout.take().unwrap()), super::bytes_of(child.stderr.take().unwrap())];
+    let mut family = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        remember(&mut family, child.id());
+        if Instant::now() >= deadline {
+            // The shim and what runs below it are this test's own.
+            for process in &family {
+                let _gone = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(process.pid.cast_signed()),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let [_, stderr] = pipes.map(|pipe| String::from_utf8_lossy(&pipe.join().unwrap()).into_owned());
+            panic!("it did not end: {stderr}");
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    };
+    let [stdout, stderr] = pipes.map(|pipe| pipe.join().unwrap());
+    Watched { output: std::process::Output { status, stdout, stderr }, family, peak_kib: 0 }
+}
+
+/// The conversation of a session that asks the probe for its facts, and whether it can listen (Landlock's answer).
+pub fn questions() -> String {
+    let call = |id: u32, group: &str| {
+        json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call",
+            "params": { "name": "probe", "arguments": { "group": group } } })
+    };
+    let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } } });
+    let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+    format!("{initialize}\n{initialized}\n{}\n{}\n", call(2, "facts"), call(3, "sockets"))
+}
+
+/// What confines a server, in a form that is the same at every start: none where it did not answer.
+pub fn posture(stdout: &[u8]) -> Option<Value> {
+    let text = String::from_utf8_lossy(stdout);
+    let answers: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let content = |id: u32| {
+        let answer = answers.iter().find(|answer| answer["id"] == id)?;
+        answer["result"]["structuredContent"]["attempts"].as_array().cloned()
+    };
+    let facts = content(2)?.into_iter().next()?;
+    let sockets = by_id(content(3)?);
+    let fields = [
+        "Uid",
+        "Gid",
+        "Groups",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "NoNewPrivs",
+        "Seccomp",
+        "Seccomp_filters",
+        "Threads",
+        "SigIgn",
+    ];
+    let status: BTreeMap<&str, &Value> = fields.iter().map(|&name| (name, &facts["status"][name])).collect();
+    let mounts: Vec<String> = facts["mounts"]
+        .as_str()?
+        .lines()
+        .map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            format!("{} {}", fields[4], fields[5])
+        })
+        .collect();
+    let host = |kind: &str| {
+        let ours = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        facts["namespaces"][kind].as_str() == ours.to_str()
+    };
+    let shared: Vec<&str> =
+        ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"].into_iter().filter(|kind| host(kind)).collect();
+    Some(json!({
+        "status": status,
+        "mounts": mounts,
+        "shared_namespaces": shared,
+        "securebits": facts["securebits"],
+        "maps": [facts["uid_map"], facts["gid_map"], facts["setgroups"]],
+        "limits": facts["limits"],
+        "descriptors": facts["descriptors"].as_object()?.keys().collect::<Vec<_>>(),
+        "environment": facts["environment"],
+        "directory": facts["directory"],
+        "processes": facts["processes"].as_array()?.len(),
+        "listen": sockets["listen_tcp"]["errno"],
+        "root": facts["root"],
+        "dev": facts["dev"],
+    }))
 }

@@ -1,7 +1,7 @@
 //! The shim: runs a command for which chosen system calls fail, claim success and do nothing, or are counted.
 //!
 //! ```text
-//! palisade-probe --deny RULE… [--user ID] [--report FILE] -- COMMAND ARGUMENT…
+//! palisade-probe --deny RULE… [--user ID] [--report FILE] [--private] -- COMMAND ARGUMENT…
 //!
 //! RULE   NAME[,ARGUMENT=VALUE[/MASK]]…[#N]:ANSWER     mount,3=0x1000/0x1000#2:EIO
 //! ANSWER an errno name, 0 for "success" without doing anything, or `count`
@@ -11,6 +11,9 @@
 //! or `count` is answered by this process, which the kernel asks (`SECCOMP_RET_USER_NOTIF`); the counts are written to
 //! the report. The filter is installed without `no_new_privs` where the shim is privileged, so that the command does
 //! not find set what it is about to set: the ids are changed first, with `CAP_SYS_ADMIN` kept until `execve`.
+//!
+//! `--private` gives the command mount, UTS and IPC namespaces of its own first. Whoever lies to root about `unshare`
+//! must use it: what believes that its mounts are its own would mount over the machine's.
 
 mod filter;
 mod names;
@@ -34,6 +37,7 @@ struct Shim {
     rules: Vec<Rule>,
     user: Option<i32>,
     report: Option<OsString>,
+    private: bool,
     command: Vec<OsString>,
 }
 
@@ -50,7 +54,8 @@ pub(crate) fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 impl Shim {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> io::Result<Self> {
-        let mut shim = Self { rules: Vec::new(), user: None, report: None, command: Vec::new() };
+        let mut shim =
+            Self { rules: Vec::new(), user: None, report: None, private: false, command: Vec::new() };
         while let Some(argument) = arguments.next() {
             match argument.to_string_lossy().as_ref() {
                 "--" => break,
@@ -59,6 +64,7 @@ impl Shim {
                     shim.user = Some(id.ok_or_else(|| io::Error::other("`--user` needs an id"))?);
                 }
                 "--report" => shim.report = arguments.next(),
+                "--private" => shim.private = true,
                 rule => shim.rules.push(Rule::parse(rule).map_err(io::Error::other)?),
             }
         }
@@ -67,6 +73,9 @@ impl Shim {
     }
 
     fn run(&self) -> io::Result<u8> {
+        if self.private {
+            crate::probes::leave_the_machine_alone()?;
+        }
         if !self.rules.iter().any(Rule::is_counted) {
             self.become_user()?;
             self.install(0)?;

@@ -33,6 +33,12 @@ impl Given {
         self.0.get(name).and_then(Value::as_u64).unwrap_or(otherwise)
     }
 
+    /// A list of strings.
+    pub(crate) fn words(&self, name: &str) -> Vec<&str> {
+        let list = self.0.get(name).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+
     /// A process outside, by the id that it has there.
     pub(crate) fn pid(&self) -> Option<i32> {
         self.number("pid").filter(|pid| *pid > 0)

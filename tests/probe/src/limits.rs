@@ -3,6 +3,8 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -28,6 +30,7 @@ pub(crate) fn run(given: &Given) -> Vec<Value> {
         Some("file_size") => file_size(directory, bound),
         Some("processor") => processor(bound),
         Some("stderr") => errors(bound),
+        Some("run") => execute(given),
         Some(_) | None => return Vec::new(),
     };
     vec![attempt]
@@ -177,6 +180,26 @@ fn processor(bound: u64) -> Value {
     match other.and_then(reap) {
         Ok(_ended) => judged,
         Err(error) => Plan::new("processor", "start a second process").judge(Err(error)).to_json(),
+    }
+}
+
+/// Runs a program of the image to its end; its status is in the figures.
+fn execute(given: &Given) -> Value {
+    let words = given.words("command");
+    let plan = Plan::new("run", format!("run {}", words.join(" ")));
+    let Some((program, arguments)) = words.split_first() else {
+        return plan.not_tried(None, "there is no command").to_json();
+    };
+    #[expect(clippy::disallowed_methods, reason = "to run what the test names is what this is for")]
+    let mut command = Command::new(program);
+    // Its output is no message of ours.
+    let ran = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    match ran {
+        Ok(status) => {
+            let figures = json!({ "status": status.code(), "signal": status.signal() });
+            plan.succeeded(status.to_string()).with_figures(figures).to_json()
+        }
+        Err(error) => plan.refused(errno(&error), "it could not be started").to_json(),
     }
 }
 

@@ -88,7 +88,7 @@ pub(crate) fn run(given: &Given) -> Vec<Value> {
 /// Root, run without a sandbox, could mount over the machine's directories, name it, and leave shared memory behind. So
 /// whoever may take mount, UTS and IPC namespaces of his own gets them before anything is tried, anew for each attempt.
 /// Whoever may not may not do those things either: the attempts then show just that.
-fn leave_the_machine_alone() -> Result<(), Errno> {
+pub(crate) fn leave_the_machine_alone() -> Result<(), Errno> {
     let kinds = ["mnt", "uts", "ipc"];
     let links = || kinds.map(|kind| std::fs::read_link(format!("/proc/self/ns/{kind}")).ok());
     let before = links();
