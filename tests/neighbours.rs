@@ -3,8 +3,6 @@
 //! Times are printed and not asserted; that an answer comes within the support's patience is.
 
 #![cfg(test)]
-#![expect(clippy::disallowed_methods, reason = "tests act as a person would, on paths")]
-
 mod support;
 
 use std::path::PathBuf;
@@ -59,13 +57,13 @@ fn start(place: &Place, policies: &[&PathBuf]) -> Session {
 fn print(what: &str, user: User, latencies: &[Duration]) {
     let mut sorted = latencies.to_vec();
     sorted.sort();
-    let (median, worst) = (sorted[sorted.len() / 2], sorted[sorted.len() - 1]);
+    let (median, worst) = (sorted.get(sorted.len().div_euclid(2)), sorted.last());
     println!("{user:?} beside {what}: the friend's median {median:?}, worst {worst:?}");
 }
 
-/// C30: whatever a server uses up, it meets its limit, and its neighbour goes on answering.
+/// Whatever a server uses up, it meets its limit, and its neighbour goes on answering.
 #[test]
-fn c30_a_limit_is_met_and_the_neighbour_answers() {
+fn a_limit_is_met_and_the_neighbour_answers() {
     const LIMITS: &str = "limits: { pids: 24, tmp: 4MiB, open_files: 64, file_size: 8MiB, memory: 96MiB }";
     for user in User::all() {
         let mut gateway = Gateway::new(user, LIMITS);
@@ -120,9 +118,9 @@ fn without_a_sandbox_nothing_is_limited() {
     }
 }
 
-/// C30: memory, where a cgroup holds it: the kernel ends who takes too much, and only within that server.
+/// Memory, where a cgroup holds it: the kernel ends who takes too much, and only within that server.
 #[test]
-fn c30_memory_is_taken_from_nobody_else() {
+fn memory_is_taken_from_nobody_else() {
     for user in User::all() {
         if user == User::Ordinary {
             println!("{user:?}: no memory cgroup without delegation; the policy accepts that by name (C10)");
@@ -145,9 +143,9 @@ fn family(session: &Session) -> Vec<support::Process> {
     family
 }
 
-/// C31: a server knows the ids, names and places of another one, and gets at nothing of it.
+/// A server knows the ids, names and places of another one, and gets at nothing of it.
 #[test]
-fn c31_two_servers_do_not_meet() {
+fn two_servers_do_not_meet() {
     for user in User::all() {
         let place = Place::new(user);
         place.import_probe(&[]);
@@ -161,10 +159,7 @@ fn c31_two_servers_do_not_meet() {
             let mut attacker = start(&place, &[&first]);
             assert!(theirs.len() >= 4, "keeper, supervisor, reaper, server: {theirs:?}");
             for victim in theirs {
-                let given = json!({ "group": "processes", "pid": victim });
-                for attempt in attacker.probe_list("one__probe", &given) {
-                    assert_eq!(attempt["outcome"], "refused", "{relation}, process {victim}: {attempt:#}");
-                }
+                meets_nobody(&mut attacker, &json!({ "group": "processes", "pid": victim }), relation);
             }
             for group in ["sockets", "files"] {
                 let given = json!({
@@ -174,9 +169,7 @@ fn c31_two_servers_do_not_meet() {
                     "first": "/first", "second": "/second", "third": "/third",
                     "host_file": place.root.join("two.yaml"),
                 });
-                for attempt in attacker.probe_list("one__probe", &given) {
-                    assert_eq!(attempt["outcome"], "refused", "{relation}: {attempt:#}");
-                }
+                meets_nobody(&mut attacker, &given, relation);
             }
             // Shared memory and temporary files are each server's own: what one leaves, the other does not see.
             let namespaces = attacker.probe_list("one__probe", &json!({ "group": "facts" })).remove(0);
@@ -187,6 +180,13 @@ fn c31_two_servers_do_not_meet() {
                 assert_ne!(namespaces["namespaces"][kind], others["namespaces"][kind], "{relation}: {kind}");
             }
         }
+    }
+}
+
+#[track_caller]
+fn meets_nobody(attacker: &mut Session, given: &Value, relation: &str) {
+    for attempt in attacker.probe_list("one__probe", given) {
+        assert_eq!(attempt["outcome"], "refused", "{relation}: {given}: {attempt:#}");
     }
 }
 
@@ -204,9 +204,9 @@ const STRESSORS: [&[&str]; 10] = [
     &["--sock", "1"],
 ];
 
-/// C30: what stress-ng does inside is felt by nobody outside.
+/// What stress-ng does inside is felt by nobody outside.
 #[test]
-fn c30_stress_inside_leaves_the_neighbour_answering() {
+fn stress_inside_leaves_the_neighbour_answering() {
     let layout = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixtures/images/stress");
     if !support::need("target/fixtures/images/stress (run tests/run)", layout.is_dir()) {
         return;

@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 use support::probe::{posture, questions, watch_to_end};
 use support::{Place, User, one_error, stderr};
 
+/// Adds an entry to a layer.
+type Add = fn(LayerFiles) -> LayerFiles;
+
 fn program() -> LayerFiles {
     LayerFiles::new().file("bin/server", 0o755, PROBE).unwrap()
 }
@@ -154,7 +157,6 @@ fn a_working_directory_leads_nowhere() {
             }
         }
         // Links and files of the image under that name: a directory of ours, inside, or a refusal.
-        type Add = fn(LayerFiles) -> LayerFiles;
         let prepared: [(&str, Add); 3] = [
             ("a link to descriptors", |files| files.symlink("work", "/proc/self/fd").unwrap()),
             ("a link out", |files| files.symlink("work", "../../../../..").unwrap()),
@@ -200,14 +202,11 @@ fn a_user_is_what_it_says_or_refused() {
         place.import_image(program(), Runtime { user: user.into(), ..server() }, "probe:1");
         let output = place.run(["explain", place.probe_policy("probe", "").to_str().unwrap()]);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        match expected {
-            Some(ids) => {
-                assert!(said.contains(&format!("{ids} inside")), "{user:?}: {said}{}", stderr(&output))
-            }
-            None => {
-                assert_eq!(output.status.code(), Some(3), "{user:?}: {said}");
-                one_error(&stderr(&output));
-            }
+        if let Some(ids) = expected {
+            assert!(said.contains(&format!("{ids} inside")), "{user:?}: {said}{}", stderr(&output));
+        } else {
+            assert_eq!(output.status.code(), Some(3), "{user:?}: {said}");
+            one_error(&stderr(&output));
         }
     }
 }
@@ -292,8 +291,9 @@ fn rewrite_config(layout: &Path, change: impl FnOnce(&mut Value)) {
         let scratch = layout.join("scratch");
         std::fs::write(&scratch, &bytes).unwrap();
         let sum = Command::new("sha256sum").arg(&scratch).output().unwrap();
-        let hex = String::from_utf8(sum.stdout).unwrap()[..64].to_owned();
-        std::fs::rename(&scratch, layout.join("blobs/sha256").join(&hex)).unwrap();
+        let line = String::from_utf8(sum.stdout).unwrap();
+        let hex = line.split_whitespace().next().unwrap();
+        std::fs::rename(&scratch, layout.join("blobs/sha256").join(hex)).unwrap();
         json!({ "digest": format!("sha256:{hex}"), "size": bytes.len() })
     };
     let point = |descriptor: &mut Value, to: &Value| {

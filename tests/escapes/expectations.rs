@@ -109,8 +109,9 @@ fn file(id: &str) -> Expected {
             Errno(&["EXDEV"])
         }
         "rename_from_read_only" => Errno(&["EXDEV", "EROFS", "EACCES"]),
-        "write_read_only" | "overwrite_read_only" => Errno(&["EROFS", "EACCES"]),
-        "write_root" | "write_bin" | "write_dev" => Errno(&["EROFS", "EACCES"]),
+        "write_read_only" | "overwrite_read_only" | "write_root" | "write_bin" | "write_dev" => {
+            Errno(&["EROFS", "EACCES"])
+        }
         "write_etc" | "write_usr" => Errno(&["EROFS", "EACCES", "ENOENT"]),
         "link_leads_out"
         | "climb_out_of_mount"

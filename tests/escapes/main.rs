@@ -58,9 +58,9 @@ fn complaint(id: &str, attempt: &Value) -> Option<String> {
         .then(|| format!("{group} {id}: {} {:?} ({})", attempt["outcome"], errno, attempt["detail"]))
 }
 
-/// C25: no attempt of the probe gets anywhere, and each is known to work where nothing confines it.
+/// No attempt of the probe gets anywhere, and each is known to work where nothing confines it.
 #[test]
-fn c25_every_way_out_is_refused_and_works_outside() {
+fn every_way_out_is_refused_and_works_outside() {
     for user in User::all() {
         let place = Place::new(user);
         let mut session = confined(&place, "");

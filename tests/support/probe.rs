@@ -183,11 +183,13 @@ pub struct Targets {
     beside: PathBuf,
 }
 
+/// Tests run side by side, and abstract names are the machine's.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
 impl Targets {
     /// Makes them; [`Place::probe_policy`] has made the directories.
     pub fn new(place: &Place) -> Self {
         let victim = place.probe_command().stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("palisade-escape-{}-{count}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();

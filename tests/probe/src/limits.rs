@@ -57,18 +57,20 @@ fn memory(mebibytes: u64) -> Value {
     plan.judge_child(grown).to_json()
 }
 
-fn fill(
-    directory: &str,
-    bound: u64,
-    id: &'static str,
-    until: fn(&str, u64) -> (u64, Result<(), Errno>),
-) -> Value {
+/// Fills a directory up to a bound; how far it came, and what stopped it.
+type Filler = fn(&str, u64) -> (u64, Result<(), Errno>);
+
+fn fill(directory: &str, bound: u64, id: &'static str, until: Filler) -> Value {
     let folder = format!("{directory}/palisade-probe-fill-{}", own_pid());
     let plan = Plan::new(id, format!("use up the {id} of {directory}, at most {bound}"));
     if let Err(error) = std::fs::create_dir(&folder) {
         return plan.not_tried(errno(&error), "could not make a directory").to_json();
     }
     let (reached, end) = until(&folder, bound);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nobody else writes in a directory that this process has just made"
+    )]
     let removed = std::fs::remove_dir_all(&folder).is_ok();
     let judged = plan.judge(end.map(|()| format!("its own bound, {reached}")));
     judged.with_figures(json!({ "reached": reached, "removed": removed })).to_json()

@@ -96,7 +96,7 @@ const ALLOW: u32 = 0x7fff_0000;
 const ERRNO: u32 = 0x0005_0000;
 const USER_NOTIF: u32 = 0x7fc0_0000;
 
-/// Eight bytes an instruction. Only this machine's own calls are meant; those of another architecture pass.
+/// Eight bytes an instruction. Calls are told apart by number alone: what runs below the shim makes native calls only.
 pub(super) fn compile(rules: &[Rule]) -> Vec<u8> {
     let mut program = Vec::new();
     for rule in rules {

@@ -1,6 +1,7 @@
 //! Files: from one allowed directory to another, devices, and ways out of a mount.
 
 use std::fs::OpenOptions;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
@@ -96,7 +97,6 @@ pub(super) const ROWS: [Row; 26] = [
         let path = path_of(given, "first", "file")?;
         let file = open(path.to_string_lossy().as_ref())?;
         let flags = 0_u64.to_ne_bytes();
-        use std::os::fd::AsRawFd;
         made(Call::IOCTL, &mut [Arg::Value(file.as_raw_fd()), Arg::Value(0x4008_6602), Arg::Bytes(&flags)])
     }),
 ];

@@ -36,7 +36,9 @@ pub(super) const OBJECTS: [Row; 32] = [
     row("fanotify", "watch file systems (fanotify_init)", |_| numbers(Call::FANOTIFY_INIT, [0x200, 0])),
     row("name_to_handle", "ask for the handle of /", |_| {
         let (mut handle, mut mount) = ([0; 136], [0; 8]);
-        handle.first_mut().map(|length| *length = 128);
+        if let Some(length) = handle.first_mut() {
+            *length = 128;
+        }
         made(
             Call::NAME_TO_HANDLE_AT,
             &mut [

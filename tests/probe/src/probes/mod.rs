@@ -67,7 +67,7 @@ const GROUPS: [(&str, &[&[Row]]); 10] = [
     ("execution", &[&execution::ROWS]),
     ("files", &[&files::ROWS]),
     ("paths", &[&paths::ROWS]),
-    ("sockets", &[&sockets::ROWS]),
+    ("sockets", &[&sockets::FAMILIES, &sockets::REACHES]),
     ("terminals", &[&terminals::ROWS]),
 ];
 

@@ -1,8 +1,10 @@
 //! Identities, capabilities, and the settings that guard them.
 
+use std::fs::OpenOptions;
+
 use nix::errno::Errno;
 use palisade_attack::raw::{Arg, Call};
-use palisade_attack::steps::c_string;
+use palisade_attack::steps::{c_string, errno};
 
 use super::{Row, made, numbers, row};
 
@@ -70,9 +72,10 @@ pub(super) const ROWS: [Row; 24] = [
     .reached(&[Errno::EBADF]),
     row("file_capability", "give a file of its own a capability", |_| {
         let path = format!("/tmp/palisade-probe-capability-{}", std::process::id());
-        std::fs::write(&path, b"").map_err(|error| palisade_attack::steps::errno(&error))?;
+        let made = OpenOptions::new().write(true).create_new(true).open(&path);
+        made.map_err(|error| errno(&error))?;
         let given = set_file_capability(&path);
-        std::fs::remove_file(&path).map_err(|error| palisade_attack::steps::errno(&error))?;
+        std::fs::remove_file(&path).map_err(|error| errno(&error))?;
         given
     }),
 ];

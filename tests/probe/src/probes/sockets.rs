@@ -21,7 +21,7 @@ macro_rules! families {
     };
 }
 
-const FAMILIES: [Row; 22] = families![
+pub(super) const FAMILIES: [Row; 22] = families![
     "socket_unix" "a Unix" libc::AF_UNIX, libc::SOCK_STREAM, 0;
     "socket_unix_datagram" "a Unix datagram" libc::AF_UNIX, libc::SOCK_DGRAM, 0;
     "socket_route" "a netlink route" libc::AF_NETLINK, libc::SOCK_RAW, 0;
@@ -46,7 +46,7 @@ const FAMILIES: [Row; 22] = families![
     "socket_qrtr" "a QRTR" 42, libc::SOCK_DGRAM, 0;
 ];
 
-const REACHES: [Row; 6] = [
+pub(super) const REACHES: [Row; 6] = [
     row("connect_loopback", "connect to a port of the host's loopback", |given| {
         connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port(given)?)))
     }),
@@ -72,16 +72,6 @@ const REACHES: [Row; 6] = [
         made(Call::BIND, &mut [Arg::Value(socket), Arg::Bytes(&address), Arg::Value(length)])
     }),
 ];
-
-pub(super) const ROWS: [Row; 28] = {
-    let mut rows = [FAMILIES[0]; 28];
-    let mut index = 0;
-    while index < 28 {
-        rows[index] = if index < 22 { FAMILIES[index] } else { REACHES[index - 22] };
-        index += 1;
-    }
-    rows
-};
 
 fn port(given: &Given) -> Result<u16, Errno> {
     given.number("port").and_then(|port| u16::try_from(port).ok()).ok_or(NOT_GIVEN)
