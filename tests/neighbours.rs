@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Place, Session, User, descendants};
+use support::{PATIENCE, Place, Session, User, descendants};
 
 /// A gateway with a hostile and a friendly server.
 struct Gateway {
@@ -26,17 +26,20 @@ impl Gateway {
         Self { session: start(&place, &[&hostile, &friend]), place }
     }
 
-    /// Sends a call to the hostile server without waiting, and calls the friend until the answer is there.
+    /// Sends a call to the hostile server without waiting, and goes on calling the friend until that answer is there.
     fn beside(&mut self, given: &Value) -> (Value, Vec<Duration>) {
         let id = 5000;
         self.session.send(&json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call",
             "params": { "name": "hostile__probe", "arguments": given } }));
         let mut latencies = Vec::new();
-        for _ in 0..20 {
-            let begun = Instant::now();
+        let begun = Instant::now();
+        while latencies.len() < 20 || !self.session.has_answer(id) {
+            assert!(begun.elapsed() < PATIENCE, "the hostile server never ends");
+            let asked = Instant::now();
             let sum = self.session.call("demo__add", json!({ "a": 1, "b": 2 }));
             assert_eq!(sum["sum"], 3, "the friend answers: {sum}");
-            latencies.push(begun.elapsed());
+            latencies.push(asked.elapsed());
+            std::thread::sleep(Duration::from_millis(5));
         }
         (self.session.answer_kept(id), latencies)
     }
@@ -58,7 +61,8 @@ fn print(what: &str, user: User, latencies: &[Duration]) {
     let mut sorted = latencies.to_vec();
     sorted.sort();
     let (median, worst) = (sorted.get(sorted.len().div_euclid(2)), sorted.last());
-    println!("{user:?} beside {what}: the friend's median {median:?}, worst {worst:?}");
+    let count = latencies.len();
+    println!("{user:?} beside {what}: {count} answers of the friend, median {median:?}, worst {worst:?}");
 }
 
 /// Whatever a server uses up, it meets its limit, and its neighbour goes on answering.

@@ -55,11 +55,12 @@ impl Start {
         let ran = self.run(&[rule.to_owned()]);
         self.place.nothing_left(&ran.family);
         let said = String::from_utf8_lossy(&ran.output.stderr).into_owned();
+        let found = posture(&ran.output.stdout);
+        let may_have_run = self.marker.exists() || ran.output.status.success();
+        if found.is_none() && may_have_run && rule.starts_with(ENDS_WITH_ITS_REAPER) {
+            return (Outcome::Refused(said), None);
+        }
         if self.marker.exists() {
-            let found = posture(&ran.output.stdout);
-            if found.is_none() && rule.starts_with(ENDS_WITH_ITS_REAPER) {
-                return (Outcome::Refused(said), None);
-            }
             let wrong = found.as_ref() != Some(&self.normal);
             let difference =
                 || format!("{rule}: runs, and differently confined:\n{}", self.difference(found.as_ref()));
@@ -133,7 +134,8 @@ const ENDS_WITH_ITS_REAPER: &str = "close_range#";
 /// What is wrong with an error as it is shown. The keeper writes to the same standard error as the gateway, so that
 /// there may be two, each with its hint.
 fn unreadable(said: &str) -> Option<String> {
-    let (errors, hints) = (said.matches("error: ").count(), said.matches("hint: ").count());
+    let lines = |prefix: &str| said.lines().filter(|line| line.starts_with(prefix)).count();
+    let (errors, hints) = (lines("error: "), lines("hint: "));
     let raw =
         ["panicked", ".rs:", "RUST_BACKTRACE", "Some(", "Err("].iter().find(|word| said.contains(**word));
     let wrong = errors == 0 || errors != hints || raw.is_some();

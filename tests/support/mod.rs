@@ -287,6 +287,11 @@ impl Session {
         }
     }
 
+    /// Whether this answer came while another one was waited for.
+    pub fn has_answer(&self, id: u64) -> bool {
+        self.kept.iter().any(|message| message["id"] == id)
+    }
+
     /// As [`Session::answer`], for one that may have come already.
     pub fn answer_kept(&mut self, id: u64) -> Value {
         match self.kept.iter().position(|message| message["id"] == id) {
