@@ -12,6 +12,8 @@
     reason = "each test binary uses its part; tests act as a person would, on paths and with other programs"
 )]
 
+pub mod probe;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -218,6 +220,8 @@ pub struct Session {
     lines: Receiver<String>,
     errors: Receiver<String>,
     next_id: u64,
+    /// Answers that came while another one was waited for.
+    kept: Vec<Value>,
 }
 
 impl Session {
@@ -228,7 +232,7 @@ impl Session {
         let stdin = child.stdin.take();
         let lines = lines_of(child.stdout.take().unwrap());
         let errors = lines_of(child.stderr.take().unwrap());
-        Self { child, stdin, lines, errors, next_id: 0 }
+        Self { child, stdin, lines, errors, next_id: 0, kept: Vec::new() }
     }
 
     /// The handshake of the revisions up to 2025-11-25.
@@ -271,12 +275,28 @@ impl Session {
                     if message["id"] == id {
                         return message;
                     }
+                    if message["id"].is_number() {
+                        self.kept.push(message);
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     panic!("no answer to request {id}\n{}", self.stderr_so_far())
                 }
                 Err(RecvTimeoutError::Disconnected) => panic!("the server left\n{}", self.stderr_so_far()),
             }
+        }
+    }
+
+    /// Whether this answer came while another one was waited for.
+    pub fn has_answer(&self, id: u64) -> bool {
+        self.kept.iter().any(|message| message["id"] == id)
+    }
+
+    /// As [`Session::answer`], for one that may have come already.
+    pub fn answer_kept(&mut self, id: u64) -> Value {
+        match self.kept.iter().position(|message| message["id"] == id) {
+            Some(index) => self.kept.swap_remove(index),
+            None => self.answer(id),
         }
     }
 

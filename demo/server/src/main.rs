@@ -20,8 +20,6 @@
 mod attack;
 mod mcp;
 mod misbehave;
-mod raw;
-mod report;
 mod serve;
 mod tools;
 
@@ -29,6 +27,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use palisade_attack::{raw, report};
 use serde_json::{Map, Value};
 
 use crate::misbehave::Misbehaviour;

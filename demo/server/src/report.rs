@@ -5,21 +5,23 @@ use serde_json::{Value, json};
 
 /// Everything that one attack tool tried.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) controls: Vec<Control>,
-    pub(crate) attempts: Vec<Attempt>,
+pub struct Report {
+    /// What must work.
+    pub controls: Vec<Control>,
+    /// What was tried.
+    pub attempts: Vec<Attempt>,
 }
 
 /// Something of the same kind as the attempts that is allowed, and so must work: otherwise a refusal means nothing.
 #[derive(Debug)]
-pub(crate) struct Control {
+pub struct Control {
     what: &'static str,
     result: Result<(), Errno>,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// The kernel said no, or there was nothing there to take.
     Refused,
     /// It worked, or the kernel objected only to an argument that was invalid on purpose.
@@ -30,21 +32,22 @@ pub(crate) enum Outcome {
 
 /// One attempt, before it is made.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// A stable name, for whoever looks up which layer ought to refuse it.
-    pub(crate) id: &'static str,
-    pub(crate) what: String,
+    pub id: &'static str,
+    /// What is tried, in words.
+    pub what: String,
     /// What a success would have shown.
-    pub(crate) proves: &'static str,
+    pub proves: &'static str,
     /// What happens to a plain process.
-    pub(crate) unconfined: &'static str,
+    pub unconfined: &'static str,
     /// Error numbers that show that permission was given and an argument refused.
-    pub(crate) reached: &'static [Errno],
+    pub reached: &'static [Errno],
 }
 
 /// One attempt, made.
 #[derive(Debug)]
-pub(crate) struct Attempt {
+pub struct Attempt {
     plan: Plan,
     outcome: Outcome,
     errno: Option<Errno>,
@@ -54,43 +57,56 @@ pub(crate) struct Attempt {
 
 /// How a child process ended that made an attempt which would have changed this one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum ChildEnd {
+pub enum ChildEnd {
+    /// The attempt succeeded.
     Done,
+    /// The kernel's answer.
     Failed(Errno),
+    /// By this signal.
     Killed(i32),
 }
 
 impl Plan {
-    pub(crate) fn new(id: &'static str, what: impl Into<String>) -> Self {
+    /// An attempt of that name.
+    pub fn new(id: &'static str, what: impl Into<String>) -> Self {
         Self { id, what: what.into(), proves: "", unconfined: "", reached: &[] }
     }
 
-    pub(crate) fn proves(self, proves: &'static str) -> Self {
+    /// Says what a success shows.
+    #[must_use]
+    pub fn proves(self, proves: &'static str) -> Self {
         Self { proves, ..self }
     }
 
-    pub(crate) fn unconfined(self, unconfined: &'static str) -> Self {
+    /// Says what happens to a plain process.
+    #[must_use]
+    pub fn unconfined(self, unconfined: &'static str) -> Self {
         Self { unconfined, ..self }
     }
 
-    pub(crate) fn reached(self, reached: &'static [Errno]) -> Self {
+    /// Names the error numbers that count as a success.
+    #[must_use]
+    pub fn reached(self, reached: &'static [Errno]) -> Self {
         Self { reached, ..self }
     }
 
-    pub(crate) fn succeeded(self, detail: impl Into<String>) -> Attempt {
+    /// It worked.
+    pub fn succeeded(self, detail: impl Into<String>) -> Attempt {
         self.end(Outcome::Succeeded, None, detail.into())
     }
 
-    pub(crate) fn refused(self, errno: impl Into<Option<Errno>>, detail: impl Into<String>) -> Attempt {
+    /// It did not.
+    pub fn refused(self, errno: impl Into<Option<Errno>>, detail: impl Into<String>) -> Attempt {
         self.end(Outcome::Refused, errno.into(), detail.into())
     }
 
-    pub(crate) fn not_tried(self, errno: impl Into<Option<Errno>>, why: impl Into<String>) -> Attempt {
+    /// A step before it failed.
+    pub fn not_tried(self, errno: impl Into<Option<Errno>>, why: impl Into<String>) -> Attempt {
         self.end(Outcome::NotTried, errno.into(), why.into())
     }
 
     /// The outcome that `result` shows; the text of a success is its detail.
-    pub(crate) fn judge(self, result: Result<String, Errno>) -> Attempt {
+    pub fn judge(self, result: Result<String, Errno>) -> Attempt {
         match result {
             Ok(detail) => self.succeeded(detail),
             Err(errno) if self.reached.contains(&errno) => {
@@ -102,7 +118,7 @@ impl Plan {
     }
 
     /// As [`Plan::judge`], for an attempt made by a child process.
-    pub(crate) fn judge_child(self, result: Result<ChildEnd, Errno>) -> Attempt {
+    pub fn judge_child(self, result: Result<ChildEnd, Errno>) -> Attempt {
         match result {
             Ok(ChildEnd::Done) => self.judge(Ok("the kernel did it".to_owned())),
             Ok(ChildEnd::Failed(errno)) => self.judge(Err(errno)),
@@ -120,11 +136,13 @@ impl Plan {
 
 impl Attempt {
     /// Adds numbers that a test may want to check.
-    pub(crate) fn with_figures(self, figures: Value) -> Self {
+    #[must_use]
+    pub fn with_figures(self, figures: Value) -> Self {
         Self { figures: Some(figures), ..self }
     }
 
-    fn to_json(&self) -> Value {
+    /// As the tools and the probes print it.
+    pub fn to_json(&self) -> Value {
         let mut value = json!({
             "id": self.plan.id,
             "attempt": self.plan.what,
@@ -147,7 +165,8 @@ impl Attempt {
 }
 
 impl Control {
-    pub(crate) fn new<T>(what: &'static str, result: Result<T, Errno>) -> Self {
+    /// Something that was done, and how that ended.
+    pub fn new<T>(what: &'static str, result: Result<T, Errno>) -> Self {
         Self { what, result: result.map(drop) }
     }
 
@@ -167,7 +186,8 @@ impl Outcome {
 }
 
 impl Report {
-    pub(crate) fn to_json(&self, tool: &str) -> Value {
+    /// The report of one tool.
+    pub fn to_json(&self, tool: &str) -> Value {
         json!({
             "tool": tool,
             "controls": self.controls.iter().map(Control::to_json).collect::<Vec<_>>(),
@@ -176,7 +196,7 @@ impl Report {
     }
 
     /// One line per attempt, for people.
-    pub(crate) fn to_text(&self) -> String {
+    pub fn to_text(&self) -> String {
         self.attempts.iter().map(Attempt::to_line).collect()
     }
 }
@@ -187,7 +207,7 @@ fn name(errno: Errno) -> String {
 }
 
 /// The JSON Schema of [`Report::to_json`], as the tools announce it.
-pub(crate) fn schema() -> Value {
+pub fn schema() -> Value {
     let text = json!({ "type": "string" });
     let errno = json!({ "type": ["string", "null"] });
     let attempt = json!({
