@@ -171,6 +171,13 @@ fn servers_of_an_ordinary_user_have_subordinate_ids() {
         }
         assert!(explained.contains(&format!("{uid}:{gid} outside")), "{explained}");
 
+        // Its pipes are its own, so that it can open `/dev/stdout` again by name.
+        for fd in ["fd/0", "fd/1", "fd/2"] {
+            use std::os::unix::fs::MetadataExt;
+            let pipe = std::fs::metadata(path_of(server, fd)).unwrap();
+            assert_eq!((pipe.uid(), pipe.gid()), (uid, gid), "{fd}");
+        }
+
         // What such an id is worth outside: it may not signal the user's processes, and the user may.
         let gateway = session.child.id().to_string();
         as_user(user, &["/bin/kill", "-0", &gateway]).unwrap();
