@@ -159,12 +159,12 @@ fn search(intervals: &[Interval]) -> Node {
 fn decide(decision: &Decision) -> Node {
     match decision {
         Decision::Always(answer) => Node::Answer(*answer),
-        Decision::Arguments(alternatives, otherwise) => arguments(alternatives.clone(), *otherwise),
+        Decision::Arguments(alternatives, otherwise) => arguments(alternatives, *otherwise),
     }
 }
 
 /// Takes the first word that any alternative looks at, and decides what is left for each value that it may have.
-fn arguments(alternatives: Vec<Vec<Comparison>>, otherwise: Answer) -> Node {
+fn arguments(alternatives: &[Vec<Comparison>], otherwise: Answer) -> Node {
     if alternatives.iter().any(Vec::is_empty) {
         return Node::Answer(Answer::ALLOW);
     }
@@ -180,8 +180,10 @@ fn arguments(alternatives: Vec<Vec<Comparison>>, otherwise: Answer) -> Node {
         let possible = alternatives.iter().filter(|alternative| {
             alternative.iter().copied().filter(about).all(|comparison| Some(comparison.is) == value)
         });
-        let left = possible.map(|all| all.iter().copied().filter(|comparison| !about(comparison)).collect());
-        arguments(left.collect(), otherwise)
+        let left: Vec<Vec<Comparison>> = possible
+            .map(|all| all.iter().copied().filter(|comparison| !about(comparison)).collect())
+            .collect();
+        arguments(&left, otherwise)
     };
     one_of(load, &values, &rest)
 }

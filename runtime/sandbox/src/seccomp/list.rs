@@ -112,6 +112,7 @@ impl Default for Word {
 }
 
 impl Word {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_full(&self) -> bool {
         self.0 == u32::MAX
     }
@@ -215,7 +216,9 @@ fn lines_of(change: &CallChange) -> Result<Vec<Rule>, FilterError> {
         let mut lines = baseline(other)?;
         lines.retain(|rule| rule.syscall == change.call);
         if !lines.is_empty() {
-            lines.iter_mut().for_each(|line| line.comment.clone_from(&change.reason));
+            for line in &mut lines {
+                line.comment.clone_from(&change.reason);
+            }
             return Ok(lines);
         }
     }
@@ -303,11 +306,12 @@ impl WrongChange {
             ChangeProblem::Never { .. } => {
                 "remove the line; a server that cannot do without it cannot run in a sandbox".into()
             }
-            ChangeProblem::Allowed | ChangeProblem::NotThere => "remove the line".into(),
+            ChangeProblem::Allowed | ChangeProblem::NotThere | ChangeProblem::Ours { .. } => {
+                "remove the line".into()
+            }
             ChangeProblem::Conditions => {
                 "remove the line; `palisade explain` shows the conditions, and no policy can lift them".into()
             }
-            ChangeProblem::Ours { .. } => "remove the line".into(),
         }
     }
 }
