@@ -107,7 +107,7 @@ fn by_seccompiler(list: &Allowlist) -> Vec<seccompiler::BpfProgram> {
             .iter()
             .map(|condition| {
                 let op = match condition.mask.0 {
-                    u32::MAX => json!("eq"),
+                    0xffff_ffff => json!("eq"),
                     mask => json!({ "masked_eq": mask }),
                 };
                 json!({ "index": condition.index, "type": "dword", "op": op, "val": condition.is.0 })

@@ -52,20 +52,34 @@ const fn widen(number: u16) -> u32 {
     number as u32
 }
 
-/// One comparison of a rule: the low 32 bits of an argument under a mask. No longer value is ever compared, since each
-/// argument that rules look at is an `int`, an `unsigned int` or a mode to the kernel, or flags of which it reads 32 bits.
+/// One comparison of a rule: one half of an argument under a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Comparison {
     /// Which argument, from 0 to 5.
     pub(super) index: u8,
+    pub(super) half: Half,
     pub(super) mask: u32,
     pub(super) is: u32,
+}
+
+/// A filter loads 32 bits at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Half {
+    /// All that the kernel reads of an `int`, an `unsigned int` or a mode.
+    Low,
+    /// The rest of a pointer or a size.
+    High,
 }
 
 impl Comparison {
     fn load(self) -> Load {
         // The low half comes first on both architectures, which are little-endian.
-        Load { offset: ARGUMENTS.saturating_add(8_u32.saturating_mul(self.index.into())), mask: self.mask }
+        let half = match self.half {
+            Half::Low => 0,
+            Half::High => 4,
+        };
+        let argument = ARGUMENTS.saturating_add(8_u32.saturating_mul(self.index.into()));
+        Load { offset: argument.saturating_add(half), mask: self.mask }
     }
 }
 

@@ -46,10 +46,8 @@ fn naive(list: &Allowlist, architecture: u32, number: u32, args: [u64; 6]) -> u3
     if name == Some("clone3") {
         return ENOSYS;
     }
-    let holds = |condition: &Condition| {
-        let low = u32::try_from(args[usize::from(condition.index)] & 0xffff_ffff).unwrap();
-        low & condition.mask.0 == condition.is.0
-    };
+    let holds =
+        |condition: &Condition| args[usize::from(condition.index)] & condition.mask.0 == condition.is.0;
     let mut rules = list.rules.iter().filter(|rule| Some(rule.syscall.as_str()) == name).peekable();
     if rules.peek().is_some() {
         return if rules.any(|rule| rule.args.iter().all(holds)) { ALLOW } else { EPERM };
@@ -76,7 +74,6 @@ fn argument() -> impl Strategy<Value = u64> {
         .flat_map(|baseline| allowlist(*baseline).unwrap().rules)
         .flat_map(|rule| rule.args)
         .flat_map(|condition| [condition.is.0, condition.mask.0, condition.is.0 ^ 1])
-        .map(u64::from)
         .collect();
     prop_oneof![
         6 => prop::sample::select(known),
@@ -184,15 +181,15 @@ fn seccompiler_agrees_on_every_call() {
         let (ours, theirs) = (program(&list), by_seccompiler(&list));
         let mut arguments = vec![[0; 6], [u64::MAX; 6]];
         for condition in list.rules.iter().flat_map(|rule| &rule.args) {
-            arguments.push([u64::from(condition.is.0); 6]);
+            arguments.push([condition.is.0; 6]);
             let mut one = [0; 6];
-            one[usize::from(condition.index)] = u64::from(condition.is.0);
+            one[usize::from(condition.index)] = condition.is.0;
             arguments.push(one);
         }
         for rule in &list.rules {
             let mut args = [0; 6];
             for condition in &rule.args {
-                args[usize::from(condition.index)] = u64::from(condition.is.0);
+                args[usize::from(condition.index)] = condition.is.0;
             }
             arguments.push(args);
         }
@@ -460,4 +457,31 @@ fn the_changed_list_of_no_change_is_the_baseline() {
         assert_eq!(rules, allowlist(baseline).unwrap().rules);
         assert!(wrong.is_empty());
     }
+}
+
+/// A pointer is compared as a whole, and a process of ours is ended for anything that its list does not say.
+#[test]
+fn a_list_of_our_own_is_strict() {
+    let list = r#"[
+        {"syscall": "getpid", "comment": "a test"},
+        {"syscall": "sendto", "args": [{"index": 4, "mask": "0xffffffffffffffff", "is": "0x0", "comment": "null"}], "comment": "a test"}
+    ]"#;
+    let filter = own_process_filter(list).unwrap();
+    let program: Vec<Instruction> = filter.program.iter().copied().map(unpack).collect();
+    let answer = |call: &str, fifth| {
+        run(&program, native(), number(call).unwrap().unwrap(), [0, 0, 0, 0, fifth, 0]).answer
+    };
+    assert_eq!(answer("getpid", 1), ALLOW);
+    assert_eq!(answer("sendto", 0), ALLOW);
+    for pointer in [1, 1 << 32, u64::MAX] {
+        assert_eq!(answer("sendto", pointer), KILL, "{pointer:#x}");
+    }
+    for call in ["clone3", "io_uring_setup", "read", "mount"] {
+        assert_eq!(answer(call, 0), KILL, "{call}");
+    }
+    assert!(matches!(
+        own_process_filter(r#"[{"syscall": "opnat", "comment": "a test"}]"#),
+        Err(FilterError::Unknown(_))
+    ));
+    assert!(matches!(own_process_filter(r#"[{"syscal": "read"}]"#), Err(FilterError::List(_))));
 }

@@ -1,6 +1,6 @@
 //! The compiler by itself, with tables that no list has.
 
-use super::compile::Comparison;
+use super::compile::{Comparison, Half};
 use super::*;
 
 fn table(alternatives: Vec<Vec<Comparison>>) -> Table {
@@ -19,8 +19,9 @@ fn table(alternatives: Vec<Vec<Comparison>>) -> Table {
 /// Few arguments, masks and values, so that they meet in all ways.
 fn comparison() -> impl Strategy<Value = Comparison> {
     let mask = prop::sample::select(vec![u32::MAX, 0xff, 0xf0, 0x3, 0x8000_0001]);
-    (0_u8..3, mask, prop::sample::select(vec![0, 1, 3, 0x10, 0xf1, 0x8000_0000]))
-        .prop_map(|(index, mask, is)| Comparison { index, mask, is: is & mask })
+    let half = prop::sample::select(vec![Half::Low, Half::Low, Half::High]);
+    (0_u8..3, half, mask, prop::sample::select(vec![0, 1, 3, 0x10, 0xf1, 0x8000_0000]))
+        .prop_map(|(index, half, mask, is)| Comparison { index, half, mask, is: is & mask })
 }
 
 proptest! {
@@ -38,8 +39,9 @@ proptest! {
         let program = compile::filter(&table(alternatives.clone()));
         for args in calls {
             let holds = |comparison: &Comparison| {
-                let low = u32::try_from(args[usize::from(comparison.index)] & 0xffff_ffff).unwrap();
-                low & comparison.mask == comparison.is
+                let arg = args[usize::from(comparison.index)];
+                let half = if comparison.half == Half::Low { arg & 0xffff_ffff } else { arg >> 32 };
+                half & u64::from(comparison.mask) == u64::from(comparison.is)
             };
             let allowed = alternatives.iter().any(|alternative| alternative.iter().all(holds));
             let answer = run(&program, native(), 7, args).answer;
@@ -53,7 +55,7 @@ proptest! {
         values in prop::collection::btree_set(any::<u32>(), 200..600),
         probes in prop::collection::vec(any::<u32>(), 32),
     ) {
-        let is = |index, mask, value: &u32| Comparison { index, mask, is: *value & mask };
+        let is = |index, mask, value: &u32| Comparison { index, half: Half::Low, mask, is: *value & mask };
         let alternatives =
             values.iter().map(|value| vec![is(0, u32::MAX, value), is(1, 0xff, value)]).collect();
         let program = compile::filter(&table(alternatives));
