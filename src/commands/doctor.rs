@@ -1,9 +1,7 @@
 //! `palisade doctor`: what this host can and cannot promise, and what would change it.
 
 use palisade_sandbox::HostSupport;
-use palisade_sandbox::host::{
-    CgroupPlace, Cgroups, Mounts, Powers, Procfs, SubordinateIds, UserNamespaces,
-};
+use palisade_sandbox::host::{CgroupPlace, Cgroups, Mounts, Powers, Procfs, SubordinateIds, UserNamespaces};
 use palisade_sandbox::trial::{self, Refusal, Step};
 use serde::Serialize;
 use serde_json::json;

@@ -249,7 +249,7 @@ fn conditions(out: &mut String, rules: &[seccomp::Rule]) -> std::fmt::Result {
             .args
             .iter()
             .map(|condition| match condition.mask.0 {
-                u32::MAX => format!("argument {} is {:#x}", condition.index, condition.is.0),
+                0xffff_ffff => format!("argument {} is {:#x}", condition.index, condition.is.0),
                 mask => format!("argument {} & {mask:#x} is {:#x}", condition.index, condition.is.0),
             })
             .collect();

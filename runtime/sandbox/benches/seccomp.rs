@@ -8,7 +8,6 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
-    clippy::arithmetic_side_effects,
     clippy::print_stdout,
     reason = "a measurement that cannot be made ends the program; its table is its output"
 )]
@@ -72,9 +71,15 @@ fn one_process(variant: &str) {
     let list = allowlist(Baseline::Node).unwrap();
     match variant {
         "seccompiler, two filters" => {
-            by_seccompiler(&list).iter().for_each(|program| seccompiler::apply_filter(program).unwrap())
+            for program in by_seccompiler(&list) {
+                seccompiler::apply_filter(&program).unwrap();
+            }
         }
-        "palisade, one filter" => list.compile().unwrap().iter().for_each(|filter| filter.install().unwrap()),
+        "palisade, one filter" => {
+            for filter in list.compile().unwrap() {
+                filter.install().unwrap();
+            }
+        }
         _ => {}
     }
     let mut found = BTreeMap::new();
@@ -102,7 +107,7 @@ fn by_seccompiler(list: &Allowlist) -> Vec<seccompiler::BpfProgram> {
             .iter()
             .map(|condition| {
                 let op = match condition.mask.0 {
-                    u32::MAX => json!("eq"),
+                    0xffff_ffff => json!("eq"),
                     mask => json!({ "masked_eq": mask }),
                 };
                 json!({ "index": condition.index, "type": "dword", "op": op, "val": condition.is.0 })

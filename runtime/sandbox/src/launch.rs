@@ -132,7 +132,7 @@ impl SandboxSpec {
             .map(|layer| layer.as_fd().try_clone_to_owned())
             .collect::<Result<_, _>>()
             .map_err(PrepareError::Layer)?;
-        let supervisor_filter = crate::seccomp::supervisor_filter()?;
+        let supervisor_filter = crate::seccomp::own_process_filter(crate::supervisor::SYSTEM_CALLS)?;
         let prepared = PreparedSandbox { spec: self, filters, supervisor_filter, layers, mounts };
         let size = serde_json::to_vec(&prepared.request()).map_or(usize::MAX, |message| message.len());
         if size > MESSAGE_MAX {

@@ -128,7 +128,7 @@ impl Allowlist {
 
     /// Whether a Unix socket can be opened that may be connected to others; pairs can not.
     pub(crate) fn allows_unix_sockets(&self) -> bool {
-        const AF_UNIX: u32 = 1;
+        const AF_UNIX: u64 = 1;
         let family = |rule: &Rule| rule.args.iter().find(|condition| condition.index == 0).cloned();
         self.rules
             .iter()
@@ -186,12 +186,8 @@ impl Allowlist {
     /// # Errors
     /// As [`compile`](Self::compile).
     pub fn compile_anew(&self) -> Result<CompiledFilter, FilterError> {
-        let program = compile::filter(&self.table()?);
-        if program.len() > compile::INSTRUCTIONS_MAX {
-            return Err(FilterError::TooLong(program.len()));
-        }
-        let log = self.mode == SeccompMode::Log;
-        Ok(CompiledFilter { program: program.into_iter().map(pack).collect(), log })
+        let log = if self.mode == SeccompMode::Log { Logging::On } else { Logging::Off };
+        compiled(&self.table()?, log)
     }
 
     fn table(&self) -> Result<Table, FilterError> {
@@ -219,20 +215,29 @@ impl Allowlist {
     }
 }
 
-/// The filter of the supervisor itself, once its sandbox stands. Any other call, and one of these with other
-/// arguments, ends it, and its sandbox with it: what asks for one is no longer our code.
+/// The filter of a list for one of our own processes, in the form of the lists here: another call, and other arguments of a
+/// call that is on it, end the process, since what asks for them is no longer our code.
 ///
 /// # Errors
-/// Only when the list in this crate is broken.
-pub fn supervisor_filter() -> Result<CompiledFilter, FilterError> {
-    let list = Allowlist { rules: list::supervisor()?, mode: SeccompMode::Kill };
+/// When the list is broken.
+pub fn own_process_filter(list: &str) -> Result<CompiledFilter, FilterError> {
+    let mut rules: Vec<Rule> = list::read(list).map_err(FilterError::List)?;
+    rules.retain(|rule| rule.only.as_deref().is_none_or(|arch| arch == std::env::consts::ARCH));
+    let list = Allowlist { rules, mode: SeccompMode::Kill };
     let mut calls = BTreeMap::new();
     for (call, rules) in list.by_call() {
         calls.extend(number(call)?.map(|number| (number, decision(&rules, Answer::KILL))));
     }
     let architecture = calls::audit_arch().ok_or(FilterError::Architecture)?;
-    let table = Table { architecture, calls, otherwise: Answer::KILL, hot: Vec::new() };
-    Ok(CompiledFilter { program: compile::filter(&table).into_iter().map(pack).collect(), log: false })
+    compiled(&Table { architecture, calls, otherwise: Answer::KILL, hot: Vec::new() }, Logging::Off)
+}
+
+fn compiled(table: &Table, logging: Logging) -> Result<CompiledFilter, FilterError> {
+    let program = compile::filter(table);
+    if program.len() > compile::INSTRUCTIONS_MAX {
+        return Err(FilterError::TooLong(program.len()));
+    }
+    Ok(CompiledFilter { program: program.into_iter().map(pack).collect(), log: logging == Logging::On })
 }
 
 /// A gateway has a handful of policies, most of them with a baseline as it is.
@@ -262,7 +267,7 @@ fn decision(rules: &[&Rule], refused: Answer) -> Decision {
 }
 
 fn alternative(rule: &Rule) -> Vec<compile::Comparison> {
-    rule.args.iter().map(Condition::comparison).collect()
+    rule.args.iter().flat_map(Condition::comparisons).collect()
 }
 
 impl CompiledFilter {

@@ -55,6 +55,9 @@ use watchdog::{Verdict, Watchdog};
 /// The hidden subcommand that the gateway starts.
 pub const ROLE: &str = "__supervise";
 
+/// The calls that the supervisor may make once its sandbox stands ([`seal`]).
+pub(crate) const SYSTEM_CALLS: &str = include_str!("seccomp/supervisor.json");
+
 /// A step that failed, before it is known what to say of it.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {message}")]

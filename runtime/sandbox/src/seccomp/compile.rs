@@ -52,20 +52,34 @@ const fn widen(number: u16) -> u32 {
     number as u32
 }
 
-/// One comparison of a rule: the low 32 bits of an argument under a mask. No longer value is ever compared, since each
-/// argument that rules look at is an `int`, an `unsigned int` or a mode to the kernel, or flags of which it reads 32 bits.
+/// One comparison of a rule: one half of an argument under a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Comparison {
     /// Which argument, from 0 to 5.
     pub(super) index: u8,
+    pub(super) half: Half,
     pub(super) mask: u32,
     pub(super) is: u32,
+}
+
+/// A filter loads 32 bits at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Half {
+    /// All that the kernel reads of an `int`, an `unsigned int` or a mode.
+    Low,
+    /// The rest of a pointer or a size.
+    High,
 }
 
 impl Comparison {
     fn load(self) -> Load {
         // The low half comes first on both architectures, which are little-endian.
-        Load { offset: ARGUMENTS.saturating_add(8_u32.saturating_mul(self.index.into())), mask: self.mask }
+        let half = match self.half {
+            Half::Low => 0,
+            Half::High => 4,
+        };
+        let argument = ARGUMENTS.saturating_add(8_u32.saturating_mul(self.index.into()));
+        Load { offset: argument.saturating_add(half), mask: self.mask }
     }
 }
 
@@ -159,12 +173,12 @@ fn search(intervals: &[Interval]) -> Node {
 fn decide(decision: &Decision) -> Node {
     match decision {
         Decision::Always(answer) => Node::Answer(*answer),
-        Decision::Arguments(alternatives, otherwise) => arguments(alternatives.clone(), *otherwise),
+        Decision::Arguments(alternatives, otherwise) => arguments(alternatives, *otherwise),
     }
 }
 
 /// Takes the first word that any alternative looks at, and decides what is left for each value that it may have.
-fn arguments(alternatives: Vec<Vec<Comparison>>, otherwise: Answer) -> Node {
+fn arguments(alternatives: &[Vec<Comparison>], otherwise: Answer) -> Node {
     if alternatives.iter().any(Vec::is_empty) {
         return Node::Answer(Answer::ALLOW);
     }
@@ -180,8 +194,10 @@ fn arguments(alternatives: Vec<Vec<Comparison>>, otherwise: Answer) -> Node {
         let possible = alternatives.iter().filter(|alternative| {
             alternative.iter().copied().filter(about).all(|comparison| Some(comparison.is) == value)
         });
-        let left = possible.map(|all| all.iter().copied().filter(|comparison| !about(comparison)).collect());
-        arguments(left.collect(), otherwise)
+        let left: Vec<Vec<Comparison>> = possible
+            .map(|all| all.iter().copied().filter(|comparison| !about(comparison)).collect())
+            .collect();
+        arguments(&left, otherwise)
     };
     one_of(load, &values, &rest)
 }

@@ -16,13 +16,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::FilterError;
 use super::calls::{Known, look_up, names};
-use super::compile::Comparison;
+use super::compile::{Comparison, Half};
 
 const BASE: &str = include_str!("base.json");
 const NODE: &str = include_str!("node.json");
 const PYTHON: &str = include_str!("python.json");
 const BROWSER: &str = include_str!("browser.json");
-const SUPERVISOR: &str = include_str!("supervisor.json");
 
 static NEVER: LazyLock<Result<Vec<Note>, String>> = LazyLock::new(|| read(include_str!("never.json")));
 static OURS: LazyLock<Result<Vec<Note>, String>> = LazyLock::new(|| read(include_str!("ours.json")));
@@ -54,7 +53,7 @@ pub struct Rule {
 pub struct Condition {
     /// Which argument, from 0 to 5.
     pub index: u8,
-    /// The bits that are looked at; without it, the 32 bits of an `int`.
+    /// The bits that are looked at; without it, the 32 bits of an `int`. A pointer or a size needs all 64.
     #[serde(default, skip_serializing_if = "Word::is_full")]
     pub mask: Word,
     /// What they must be.
@@ -63,9 +62,9 @@ pub struct Condition {
     pub comment: String,
 }
 
-/// 32 bits, written as `"0x…"`.
+/// An argument or bits of it, written as `"0x…"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Word(pub u32);
+pub struct Word(pub u64);
 
 /// A call and why it is in its list.
 #[derive(Debug, Clone, Deserialize)]
@@ -109,13 +108,14 @@ impl Errno {
 
 impl Default for Word {
     fn default() -> Self {
-        Self(u32::MAX)
+        Self(u32::MAX.into())
     }
 }
 
 impl Word {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_full(&self) -> bool {
-        self.0 == u32::MAX
+        *self == Self::default()
     }
 }
 
@@ -124,7 +124,7 @@ impl<'de> Deserialize<'de> for Word {
         let text = String::deserialize(deserializer)?;
         let digits =
             text.strip_prefix("0x").ok_or_else(|| serde::de::Error::custom("a word begins with 0x"))?;
-        u32::from_str_radix(digits, 16).map(Self).map_err(serde::de::Error::custom)
+        u64::from_str_radix(digits, 16).map(Self).map_err(serde::de::Error::custom)
     }
 }
 
@@ -135,12 +135,23 @@ impl Serialize for Word {
 }
 
 impl Condition {
-    pub(super) fn comparison(&self) -> Comparison {
-        Comparison { index: self.index, mask: self.mask.0, is: self.is.0 }
+    /// One for each half of the argument that is looked at.
+    pub(super) fn comparisons(&self) -> impl Iterator<Item = Comparison> {
+        let ([mask_high, mask_low], [high, low]) = (halves(self.mask), halves(self.is));
+        let index = self.index;
+        [(Half::Low, mask_low, low), (Half::High, mask_high, high)]
+            .into_iter()
+            .filter(|(_, mask, is)| *mask != 0 || *is != 0)
+            .map(move |(half, mask, is)| Comparison { index, half, mask, is })
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(list: &str) -> Result<Vec<T>, String> {
+fn halves(Word(word): Word) -> [u32; 2] {
+    // Neither is longer than 32 bits.
+    [word >> 32, word & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or(u32::MAX))
+}
+
+pub(super) fn read<T: serde::de::DeserializeOwned>(list: &str) -> Result<Vec<T>, String> {
     serde_json::from_str(list).map_err(|error| error.to_string())
 }
 
@@ -192,13 +203,6 @@ pub(super) fn baseline(baseline: Baseline) -> Result<Vec<Rule>, FilterError> {
     Ok(rules)
 }
 
-/// The lines of the supervisor's own list.
-pub(super) fn supervisor() -> Result<Vec<Rule>, FilterError> {
-    let mut rules: Vec<Rule> = read(SUPERVISOR).map_err(FilterError::List)?;
-    rules.retain(|rule| rule.only.as_deref().is_none_or(|arch| arch == std::env::consts::ARCH));
-    Ok(rules)
-}
-
 /// The lines that a policy's changes leave.
 pub(super) fn changed(syscalls: &Syscalls, wrong: &mut Vec<WrongChange>) -> Result<Vec<Rule>, FilterError> {
     let mut rules = baseline(syscalls.baseline)?;
@@ -224,7 +228,9 @@ fn lines_of(change: &CallChange) -> Result<Vec<Rule>, FilterError> {
         let mut lines = baseline(other)?;
         lines.retain(|rule| rule.syscall == change.call);
         if !lines.is_empty() {
-            lines.iter_mut().for_each(|line| line.comment.clone_from(&change.reason));
+            for line in &mut lines {
+                line.comment.clone_from(&change.reason);
+            }
             return Ok(lines);
         }
     }
@@ -312,11 +318,12 @@ impl WrongChange {
             ChangeProblem::Never { .. } => {
                 "remove the line; a server that cannot do without it cannot run in a sandbox".into()
             }
-            ChangeProblem::Allowed | ChangeProblem::NotThere => "remove the line".into(),
+            ChangeProblem::Allowed | ChangeProblem::NotThere | ChangeProblem::Ours { .. } => {
+                "remove the line".into()
+            }
             ChangeProblem::Conditions => {
                 "remove the line; `palisade explain` shows the conditions, and no policy can lift them".into()
             }
-            ChangeProblem::Ours { .. } => "remove the line".into(),
         }
     }
 }

@@ -1,6 +1,11 @@
 //! The kernel's side of a filter: classic BPF as `kernel/seccomp.c` accepts it, for the instructions that filters of ours
 //! and of seccompiler have. Anything else panics, as the kernel would refuse it.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "positions in a test's own program; debug builds check them"
+)]
+
 use palisade_sys::seccomp::Instruction;
 
 /// What a program answered, and in how many instructions.
@@ -15,7 +20,7 @@ pub(super) fn run(program: &[Instruction], architecture: u32, number: u32, args:
     data.extend(number.to_le_bytes());
     data.extend(architecture.to_le_bytes());
     data.extend(0_u64.to_le_bytes());
-    args.iter().for_each(|arg| data.extend(arg.to_le_bytes()));
+    data.extend(args.iter().flat_map(|arg| arg.to_le_bytes()));
     let word = |offset: u32| {
         let offset = usize::try_from(offset).unwrap();
         assert_eq!(offset % 4, 0);
