@@ -278,12 +278,11 @@ fn limits_section(out: &mut String, policy: &Policy, spec: &SandboxSpec) -> std:
         value.map_or("not limited".to_owned(), |value| format!("{value}{unit}"))
     };
     writeln!(out, "  {kind}")?;
-    match spec.memory_watch {
-        Some(bytes) => {
-            writeln!(out, "  memory         ended when it uses more than {bytes} bytes, swap included")?
-        }
-        None => writeln!(out, "  memory         {}", shown(cgroup.memory_bytes, " bytes"))?,
-    }
+    let memory = spec.memory_watch.map_or_else(
+        || shown(cgroup.memory_bytes, " bytes"),
+        |bytes| format!("ended when it uses more than {bytes} bytes, swap included"),
+    );
+    writeln!(out, "  memory         {memory}")?;
     writeln!(out, "  swap           {}", shown(cgroup.swap_bytes, " bytes"))?;
     writeln!(out, "  cpus           {}", shown(cgroup.cpu_millis, " thousandths"))?;
     writeln!(out, "  pids           {}", shown(cgroup.pids.or(Some(u64::from(policy.limits.pids))), ""))?;

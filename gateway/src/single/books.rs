@@ -185,8 +185,8 @@ mod tests {
         let call = || Kind::Call { tool: "t".into(), since: Instant::now() };
         books.enter(Id::Number(1), call()).unwrap();
         books.enter(Id::Number(2), Kind::ToolsList).unwrap();
-        assert!(books.next_due(Duration::from_secs(60)).unwrap() > Instant::now());
-        assert!(books.expire(Duration::from_secs(60)).is_empty());
+        assert!(books.next_due(Duration::from_mins(1)).unwrap() > Instant::now());
+        assert!(books.expire(Duration::from_mins(1)).is_empty());
         let expired = books.expire(Duration::ZERO);
         assert!(matches!(&expired[..], [(Id::Number(1), Kind::Call { .. })]), "{expired:?}");
         assert_eq!(books.next_due(Duration::ZERO), None);
