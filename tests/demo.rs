@@ -171,7 +171,7 @@ fn assert_story(text: &str) {
         "\ncalled     demo__add 2, 40 -> {\"sum\":42}",
         "\ncalled     neighbour__read_environment -> found GITHUB_TOKEN, its own secret",
         "\nrefused    neighbour__become_root, by the gateway: ",
-        "\n    accept_degraded: [memory, cpus]\n",
+        "\n    accept_degraded: [landlock, memory, cpus]\n",
         "\ntook: image ",
     ] {
         assert!(text.contains(told), "{told:?} is not in {text}");
