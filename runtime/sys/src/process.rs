@@ -134,10 +134,27 @@ fn mark_close_on_exec(number: u32) -> io::Result<()> {
 /// For a process that will never use one of them again: a reaper, or the last lines before exit.
 ///
 /// # Errors
-/// As `close_range(2)`.
+/// As `close_range(2)`; where that is absent, descriptors are closed one by one up to `RLIMIT_NOFILE`.
 pub fn close_from(first: u32) -> io::Result<()> {
     // SAFETY: the callers never return to code that owns a descriptor, so no double close follows.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
+    match check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => close_one_by_one(first),
+        closed => closed.map(|_done| ()),
+    }
+}
+
+fn close_one_by_one(first: u32) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit};
+    let (limit, _hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    for number in libc::c_int::try_from(first).map_err(io::Error::other)?.. {
+        if u64::try_from(number).is_ok_and(|number| number >= limit) {
+            break;
+        }
+        // SAFETY: as above; a number that is not open is refused with EBADF.
+        match check(libc::c_long::from(unsafe { libc::close(number) })) {
+            Ok(_) | Err(_) => {}
+        }
+    }
     Ok(())
 }
 

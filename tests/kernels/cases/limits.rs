@@ -27,14 +27,14 @@ trials![
 // ask for the real thing.
 
 /// Whether cgroups are made below one that was delegated to an ordinary user.
-const USES_DELEGATED_CGROUPS: bool = false;
+const USES_DELEGATED_CGROUPS: bool = true;
 
 /// Whether a launch is refused by name where the root of the mount has processes of others in it, as in a container: the
 /// kernel allows limits below such a cgroup only when those have moved (cgroups(7), "no internal processes").
-const KNOWS_CONTAINERS: bool = false;
+const KNOWS_CONTAINERS: bool = true;
 
 /// Whether whoever asked is told that it was the memory limit that ended a server.
-const TELLS_OF_MEMORY: bool = false;
+const TELLS_OF_MEMORY: bool = true;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 const LIMITS: &str = "limits: { memory: 64MiB, cpus: 0.5, pids: 20 }";

@@ -138,6 +138,11 @@ fn v1(root: &Dir) -> Cgroups {
     };
     match root.open_dir(Path::new(first)) {
         Ok(dir) if read_only(&dir) => unusable("cgroups are mounted read-only", "mount them read-write"),
+        // Root of a user namespace is somebody else to the owner of the directory.
+        Ok(dir) if !writable(&dir, "") => unusable(
+            "/sys/fs/cgroup belongs to somebody else than root of this container",
+            "let the policy accept that limits are degraded, or run palisade on the host",
+        ),
         Err(error) => unusable(&error.to_string(), "run as root"),
         Ok(_writable) => {
             let limited = has(root, "memory/memory.memsw.limit_in_bytes");
