@@ -1,7 +1,11 @@
 //! The processes around a server: the supervisor's own confinement (C23), and sandboxes that are kept ready.
 
 #![cfg(test)]
-#![expect(clippy::disallowed_methods, reason = "tests look at /proc by path")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::arithmetic_side_effects,
+    reason = "tests look at /proc by path, and add to the clock"
+)]
 
 mod support;
 

@@ -14,8 +14,7 @@ fn host(cgroups: Cgroups) -> HostSupport {
         landlock_abi: 6,
         seccomp_filters: true,
         cgroups,
-        overlayfs: true,
-        subordinate_ids: false,
+        ..HostSupport::probe()
     }
 }
 
