@@ -366,7 +366,7 @@ fn seccomp_line(syscalls: &Syscalls, list: &Allowlist) -> SeccompLine {
 fn otherwise(mode: SeccompMode) -> &'static str {
     match mode {
         SeccompMode::Enforce => "EPERM (clone3: ENOSYS, another architecture: kill)",
-        SeccompMode::Kill => "kill (clone3: ENOSYS, io_uring_setup and refused arguments: EPERM)",
+        SeccompMode::Kill => "kill (clone3: ENOSYS, what runtimes only try and refused arguments: EPERM)",
         SeccompMode::Log => {
             "CARRIED OUT and logged (clone3: ENOSYS, refused arguments and what no policy can add: EPERM, another architecture: kill)"
         }
