@@ -206,6 +206,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test needs a process that is not itself")]
     fn children_of_a_process_are_seen_with_what_they_use() {
         let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
         let own = Pid::from_raw(i32::try_from(std::process::id()).unwrap());
