@@ -116,6 +116,19 @@ impl Start {
     }
 }
 
+/// What a start has left behind, which fails the test, must not stay on the machine as well.
+impl Drop for Start {
+    fn drop(&mut self) {
+        for process in support::processes() {
+            let program = std::fs::read_link(format!("/proc/{}/exe", process.pid));
+            if program.is_ok_and(|program| program == self.place.program()) {
+                let pid = nix::unistd::Pid::from_raw(process.pid.cast_signed());
+                let _gone = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 /// No call but the dropping of capabilities is made more often.
 const MOST_OF_ONE_CALL: u64 = 24;
 

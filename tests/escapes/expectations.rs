@@ -84,7 +84,6 @@ fn process(id: &str) -> Expected {
         | "tgkill_outside"
         | "prlimit_outside"
         | "setpriority_outside"
-        | "robust_list_outside"
         | "pidfd_getfd_outside" => NO_SUCH_PROCESS,
         id if id.starts_with("proc_") && id != "process_vm_readv" => NOT_THERE,
         _ => FILTER,
