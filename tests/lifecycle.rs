@@ -165,23 +165,73 @@ fn c15_nothing_outlives_a_start_that_is_killed_half_way() {
             gateway.wait().unwrap();
             all_gone(&family, &format!("killed after {delay_ms} ms"));
         }
-        let program = place.root.join("palisade");
         // One that started between the look and the kill is not in `family`.
-        let started = Instant::now();
-        loop {
-            let mine: Vec<_> = processes()
-                .into_iter()
-                .filter(|process| {
-                    std::fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|exe| exe == program)
-                })
-                .collect();
-            if mine.is_empty() {
-                break;
+        none_of_the_program(&place, "killed half way");
+    }
+}
+
+/// Waits until no process runs this place's program, at most a second.
+#[track_caller]
+fn none_of_the_program(place: &Place, what: &str) {
+    let started = Instant::now();
+    loop {
+        let mine: Vec<_> = processes()
+            .into_iter()
+            .filter(|process| {
+                let exe = std::fs::read_link(format!("/proc/{}/exe", process.pid));
+                exe.is_ok_and(|exe| exe == place.program())
+            })
+            .collect();
+        if mine.is_empty() {
+            return;
+        }
+        assert!(started.elapsed() < ONE_SECOND, "{what}: {mine:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A supervisor that dies between the clone of pid 1 and the moment when pid 1 asks to die with it: pid 1 must
+/// notice by itself.
+#[test]
+fn c15_nothing_outlives_a_supervisor_that_is_killed_while_it_launches() {
+    for user in User::all() {
+        let place = Place::new(user);
+        let policy = place.demo_policy("");
+        place.must(["image", "prepare", policy.to_str().unwrap()]);
+        for delay_us in (0..24_000).step_by(750) {
+            let mut gateway = place
+                .palisade(["run", policy.to_str().unwrap()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let supervisor = supervisor_of(gateway.id());
+            std::thread::sleep(Duration::from_micros(delay_us));
+            if let Some(supervisor) = supervisor {
+                // It may have ended by itself.
+                let _gone = kill(Pid::from_raw(supervisor.cast_signed()), Signal::SIGKILL);
             }
-            assert!(started.elapsed() < ONE_SECOND, "{mine:?}");
-            std::thread::sleep(Duration::from_millis(5));
+            drop(gateway.stdin.take());
+            let ended = wait_within(&mut gateway, support::PATIENCE);
+            assert!(ended.is_some(), "the gateway hangs after {delay_us} us");
+            none_of_the_program(&place, &format!("supervisor killed after {delay_us} us"));
         }
     }
+}
+
+/// The first process below `gateway` that calls itself a supervisor; none when there is none within a second.
+fn supervisor_of(gateway: u32) -> Option<u32> {
+    let started = Instant::now();
+    while started.elapsed() < ONE_SECOND {
+        let found = descendants(gateway).into_iter().find(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "palisade-super\n")
+        });
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
 }
 
 #[test]

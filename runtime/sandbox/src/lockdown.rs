@@ -126,6 +126,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, Exec
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use oci_spec::runtime::Spec;
+use palisade_sys::dir::take_inherited;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Failure;
@@ -150,6 +151,9 @@ pub struct Plan {
     pub(crate) status: OwnedFd,
     /// One byte lets the server start; end of file means that the supervisor is gone.
     pub(crate) gate: OwnedFd,
+    /// The number of the gate's other end. A clone copies every descriptor, so pid 1 has it as well and must
+    /// close it: as long as it is open anywhere, there is no end of file.
+    pub(crate) gate_outside: i32,
 }
 
 /// What the supervisor learns through the status pipe.
@@ -264,6 +268,7 @@ fn lock_down(plan: &Plan) -> Result<readback::Locked, LockdownError> {
 
 fn die_with_supervisor(plan: &Plan) -> Result<(), LockdownError> {
     const STEP: &str = "asking to die with the supervisor";
+    drop(take_inherited(plan.gate_outside).map_err(|error| LockdownError::new(STEP, error))?);
     nix::sys::prctl::set_pdeathsig(Some(Signal::SIGKILL)).map_err(|error| LockdownError::new(STEP, error))?;
     // Inside a pid namespace getppid(2) is 0 whether the parent lives or not; the pipe knows.
     let mut fds = [PollFd::new(plan.gate.as_fd(), PollFlags::POLLIN)];

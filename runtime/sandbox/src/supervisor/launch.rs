@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
@@ -67,7 +67,15 @@ pub(super) fn create(
     write_bundle(&spec)?;
     let (status, status_in_sandbox) = pipe2(OFlag::O_CLOEXEC).during("making the status pipe")?;
     let (gate_in_sandbox, gate) = pipe2(OFlag::O_CLOEXEC).during("making the gate")?;
-    let plan = Plan { spec, outside, filters, secrets, status: status_in_sandbox, gate: gate_in_sandbox };
+    let plan = Plan {
+        spec,
+        outside,
+        filters,
+        secrets,
+        status: status_in_sandbox,
+        gate: gate_in_sandbox,
+        gate_outside: gate.as_raw_fd(),
+    };
     let executor = SandboxExecutor::new(Rc::new(plan));
     let container = cgroup.around(|| {
         ContainerBuilder::new(NAME.to_owned(), SyscallType::default())
