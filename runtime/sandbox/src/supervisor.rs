@@ -21,13 +21,15 @@
 //!
 //! Death goes downwards: each process asks the kernel to be killed when its parent dies
 //! (`PR_SET_PDEATHSIG`), pid 1's end takes the pid namespace with it, and mounts, tmpfs and sockets
-//! live in namespaces that end with their last process. What the kernel does not end by itself, the
-//! cgroup directories, the keeper removes; if the keeper is killed too, the next keeper does.
+//! live in namespaces that end with their last process. What the kernel does not end by itself, the keeper
+//! does: a pid 1 whose supervisor died before it could ask ([`orphans`]), and the cgroup directories; if
+//! the keeper is killed too, the next keeper removes those.
 
 mod cgroup;
 mod identity;
 mod launch;
 mod oci;
+mod orphans;
 mod seal;
 pub mod stage;
 mod watch;
@@ -132,6 +134,7 @@ fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepErr
     let cgroup = Cgroup::create(&launch.spec.cgroup, fds.layers.iter().chain(&fds.mounts))?;
     let (keeper_end, supervisor_end) = palisade_sys::socket::packet_pair().during("making a socket")?;
     let pid = nix::unistd::getpid();
+    orphans::adopt()?;
     match fork_single_threaded().during("starting the supervisor")? {
         Fork::Child => {
             drop(keeper_end);
@@ -145,13 +148,14 @@ fn keep(control: &OwnedFd, launch: Launch, fds: LaunchFds) -> Result<(), StepErr
                 // Already gone.
             }
             let waited = watch_over(supervisor, control, launch.spec.memory_watch);
+            let ended = orphans::end_all();
             if cgroup.ran_out_of_memory() {
                 tell_over_memory(control, MemoryLimitBy::Kernel);
             }
             // The supervisor was killed or has crashed: its sandbox dies with it, and the kernel
             // needs a moment for that before the cgroup is empty.
             cgroup.remove().during("removing the cgroup")?;
-            mapped.and(waited)
+            mapped.and(waited).and(ended)
         }
     }
 }
