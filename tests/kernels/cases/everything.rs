@@ -21,7 +21,7 @@ fn everything_is_enforced(scenario: &Scenario) {
         };
         assert_eq!(degraded(spec), expected);
         let text = place.must(["explain", file.to_str().unwrap()]);
-        assert!(text.contains(&format!("landlock (ABI {abi})")), "{text}");
+        assert!(text.contains(&format!("landlock (ABI {abi}, at least 3)")), "{text}");
     }
 }
 

@@ -51,7 +51,7 @@ fn the_kernel_says_that_the_server_is_locked_down(scenario: &Scenario) {
         for (field, value) in [
             ("NoNewPrivs", "1"),
             ("Seccomp", "2"),
-            ("Seccomp_filters", "2"),
+            ("Seccomp_filters", "1"),
             ("CapInh", none),
             ("CapPrm", none),
             ("CapEff", none),
