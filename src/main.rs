@@ -25,7 +25,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     if let Err(error) = harden() {
-        let hint = "`palisade` needs close_range(2), Linux 5.11, and resource limits that can be lowered";
+        let hint = "`palisade` needs /proc, and resource limits that can be lowered";
         return failure::Failure::new(failure::Status::Failed, &error, Some(hint.into()))
             .because("this process cannot be hardened")
             .report();

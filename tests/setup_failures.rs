@@ -97,6 +97,9 @@ impl Start {
         let mut complaints = Vec::new();
         for (call, count) in calls.iter().zip(self.counts(calls)) {
             let (mut refused, mut runs) = (0, 0);
+            // A call that is never made proves nothing. Only root changes owners and drops groups.
+            let roots = ["fchown", "setgroups"].contains(call) && self.place.user == User::Ordinary;
+            assert!(count > 0 || roots, "{:?}: {call} is never made", self.place.user);
             // A loop over 41 capabilities is one step; its first and last call and some between stand for it.
             let stride = count.div_ceil(MOST_OF_ONE_CALL).max(1);
             for nth in (1..=count).rev().step_by(usize::try_from(stride).unwrap()) {
@@ -194,23 +197,14 @@ fn each_lock_fails_once() {
 /// What the set-up is made with.
 #[test]
 fn each_tool_fails_once() {
-    for_everybody(&[
-        "pidfd_open",
-        "socketpair",
-        "close_range",
-        "mkdirat",
-        "fchown",
-        "symlinkat",
-        "dup3",
-        "fchmodat",
-    ]);
+    for_everybody(&["pidfd_open", "socketpair", "close_range", "mkdirat", "fchown"]);
 }
 
 /// A setter that claims success and does nothing is caught, or did not matter.
 #[test]
 fn a_setter_that_lies_is_caught() {
-    /// Whether somebody must notice: the server would be less confined.
-    const SETTERS: [(&str, &str); 14] = [
+    /// The setter, and the word by which the error must name it; empty where it may turn out not to matter.
+    const SETTERS: [(&str, &str); 16] = [
         ("prctl,0=38", "no_new_privs"),
         ("prctl,0=28", "securebits"),
         ("prctl,0=24", "capabilit"),
@@ -220,12 +214,18 @@ fn a_setter_that_lies_is_caught() {
         ("prlimit64,1=6,3=0", "limit"),
         ("landlock_restrict_self", "Landlock"),
         ("seccomp,0=1", "ecc"),
+        ("setgroups", "group"),
+        ("prctl,0=1", "die"),
         ("unshare", ""),
         ("pivot_root", ""),
         ("mount_setattr", ""),
         ("setresuid", ""),
         ("setresgid", ""),
     ];
+    if nix::unistd::Uid::effective().is_root() {
+        // What root would give up, so that not giving it up can be noticed.
+        nix::unistd::setgroups(&[nix::unistd::Gid::from_raw(4), nix::unistd::Gid::from_raw(6)]).unwrap();
+    }
     for user in User::all() {
         let start = Start::new(user);
         let mut complaints = Vec::new();
@@ -238,7 +238,13 @@ fn a_setter_that_lies_is_caught() {
                 (Outcome::Refused(said), None) => {
                     complaints.push(format!("{setter}: the error does not name the step `{step}`: {said}"));
                 }
-                (Outcome::Runs, None) => println!("{user:?} {setter}: did not matter"),
+                // What this user does not set cannot lie.
+                (Outcome::Runs, None)
+                    if step.is_empty() || (setter == "setgroups" && user == User::Ordinary) =>
+                {
+                    println!("{user:?} {setter}: did not matter");
+                }
+                (Outcome::Runs, None) => complaints.push(format!("{setter}: nobody noticed")),
             }
         }
         assert!(complaints.is_empty(), "{user:?}:\n{}", complaints.join("\n"));

@@ -50,8 +50,8 @@ const CONFINED: [&str; 5] = [
     "CapEff:\t0000000000000000",
 ];
 
-/// C23: while a server runs, its supervisor has no capability and a filter, and a call outside its list ends
-/// it and its sandbox.
+/// C23: while a server runs, its supervisor has no capability, a filter, and no descriptor of a file. (That the
+/// filter is strict is a unit test of the list: `the_supervisors_list_is_strict`.)
 #[test]
 fn c23_the_supervisor_is_confined() {
     for user in User::all() {

@@ -281,7 +281,8 @@ pub(crate) struct Limits {
         length(max = size::AMOUNT_MAX)
     )]
     pub(crate) file_size: Option<String>,
-    /// The size of `/tmp`: a number and a unit, from 4KiB to 1TiB. What lies there counts as memory.
+    /// The size of `/tmp`: a number and a unit, from 4KiB to 1TiB. What lies there counts as memory, where a
+    /// cgroup does the counting; where memory is only watched, it comes on top.
     #[schemars(
         extend("default" = defaults::TMP.to_string()),
         regex(pattern = size::SIZE_PATTERN),

@@ -56,7 +56,9 @@ pub(super) fn run(options: &Doctor) -> Done {
         }
     }
     output::line(match worst(&findings) {
-        Verdict::Good => "\nThis host enforces everything that a policy can ask for.",
+        Verdict::Good => {
+            "\nThis host enforces everything that a policy asks for by default; `limits.io` and a higher `landlock.minimum_abi` may need more."
+        }
         Verdict::Degraded => {
             "\nServers run here; what is degraded must be named in the policy's `accept_degraded`."
         }

@@ -143,7 +143,7 @@ fn owner(id: &Identity) -> String {
     match &id.outside {
         Outside::Unowned => "which belongs to nobody".into(),
         Outside::Subordinate => format!("subordinate ids of user {}", id.user_uid),
-        Outside::Own { because } => format!("the user who starts it ({because})"),
+        Outside::Own { because } => format!("the user who starts it, with that user's groups ({because})"),
     }
 }
 

@@ -59,7 +59,7 @@ const NO_SUCH_PROCESS: Expected = Errno(&["ESRCH"]);
 
 pub(crate) fn expected(group: &str, id: &str) -> Expected {
     match (group, id) {
-        // The first filter: glibc falls back to clone, whose flags can be checked.
+        // The filter: glibc falls back to clone, whose flags can be checked.
         ("namespaces", "clone3_user" | "clone3_plain") => Errno(&["ENOSYS"]),
         ("processes", id) => process(id),
         // The filter ends whoever makes calls of another architecture.

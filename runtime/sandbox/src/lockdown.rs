@@ -270,6 +270,9 @@ fn die_with_supervisor(plan: &Plan) -> Result<(), LockdownError> {
     const STEP: &str = "asking to die with the supervisor";
     drop(take_inherited(plan.gate_outside).map_err(|error| LockdownError::new(STEP, error))?);
     nix::sys::prctl::set_pdeathsig(Some(Signal::SIGKILL)).map_err(|error| LockdownError::new(STEP, error))?;
+    if nix::sys::prctl::get_pdeathsig() != Ok(Some(Signal::SIGKILL)) {
+        return Err(LockdownError::new(STEP, "it did not take effect"));
+    }
     // Inside a pid namespace getppid(2) is 0 whether the parent lives or not; the pipe knows.
     let mut fds = [PollFd::new(plan.gate.as_fd(), PollFlags::POLLIN)];
     match poll(&mut fds, PollTimeout::ZERO) {

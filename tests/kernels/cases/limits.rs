@@ -12,29 +12,16 @@ use serde_json::json;
 
 use super::{accepted, policy, refused, trials};
 use crate::scenario::Scenario;
-use crate::support::{Place, Session, User, cgroups, one_error, stderr, wait_within};
+use crate::support::{Place, Session, User, cgroups, stderr, wait_within};
 
 trials![
     limits_are_in_the_kernels_files_while_the_server_runs,
     the_pids_controller_ends_a_fork_bomb,
     memory_without_end_is_the_servers_end,
     a_limit_that_an_ordinary_user_cannot_have_is_refused_by_name,
-    a_delegated_cgroup_is_used_or_refused_by_name,
+    a_delegated_cgroup_is_used,
     a_container_without_a_cgroup_of_its_own_to_give_away_is_told_so,
 ];
-
-// What this version does not do yet. Each is the refusal or the silence that a case finds today; `true` makes the case
-// ask for the real thing.
-
-/// Whether cgroups are made below one that was delegated to an ordinary user.
-const USES_DELEGATED_CGROUPS: bool = true;
-
-/// Whether a launch is refused by name where the root of the mount has processes of others in it, as in a container: the
-/// kernel allows limits below such a cgroup only when those have moved (cgroups(7), "no internal processes").
-const KNOWS_CONTAINERS: bool = true;
-
-/// Whether whoever asked is told that it was the memory limit that ended a server.
-const TELLS_OF_MEMORY: bool = true;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 const LIMITS: &str = "limits: { memory: 64MiB, cpus: 0.5, pids: 20 }";
@@ -128,7 +115,7 @@ fn memory_without_end_is_the_servers_end(scenario: &Scenario) {
     }
     let output = child.wait_with_output().unwrap();
     assert_eq!(ended.and_then(|status| status.code()), Some(137), "{}", stderr(&output));
-    let told = if TELLS_OF_MEMORY { "it used more memory than `limits.memory` allows" } else { "signal 9" };
+    let told = "it used more memory than `limits.memory` allows";
     assert!(stderr(&output).contains(told), "{}", stderr(&output));
 }
 
@@ -204,16 +191,11 @@ impl Drop for Delegated {
     }
 }
 
-fn a_delegated_cgroup_is_used_or_refused_by_name(scenario: &Scenario) {
+fn a_delegated_cgroup_is_used(scenario: &Scenario) {
     let place = Place::new(User::Ordinary);
     let file = policy(&place, &format!("{LIMITS}\n{}", accepted(scenario, User::Root)));
     let delegated = Delegated::to(User::Ordinary);
     let mut run = place.palisade(["run", file.to_str().unwrap()]);
-    if !USES_DELEGATED_CGROUPS {
-        let child = delegated.alone(&place, || run.spawn().unwrap());
-        refused(&child.wait_with_output().unwrap(), &["accept_degraded: [memory]"]);
-        return;
-    }
     let mut session = delegated.alone(&place, || Session::start(&mut run));
     session.initialize();
     assert_eq!(session.call("add", json!({ "a": 1, "b": 2 }))["sum"], 3);
@@ -263,14 +245,6 @@ fn a_container_without_a_cgroup_of_its_own_to_give_away_is_told_so(scenario: &Sc
         let place = Place::new(User::Root);
         let file = policy(&place, &format!("{LIMITS}\n{}", accepted(&scenario, User::Root)));
         let output = place.run(["run", file.to_str().unwrap()]);
-        if KNOWS_CONTAINERS {
-            refused(&output, &["cannot enforce the limit on memory", "accept_degraded: [memory]"]);
-        } else {
-            assert_eq!(output.status.code(), Some(125));
-            let shown = one_error(&stderr(&output));
-            assert!(shown.causes.iter().any(|cause| cause.contains("making the cgroup")), "{shown:?}");
-            // Which this version leaves behind.
-            remove_cgroup(&Path::new(CGROUP_ROOT).join("palisade"));
-        }
+        refused(&output, &["cannot enforce the limit on memory", "accept_degraded: [memory]"]);
     });
 }

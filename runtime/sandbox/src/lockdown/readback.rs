@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::filters::Filtered;
 use super::{LockdownError, Plan};
-use crate::spec::{Identity, Rlimit};
+use crate::spec::{Identity, Outside, Rlimit};
 use namespaces::Namespaces;
 
 /// The process may become the server: everything was set and everything was read back.
@@ -37,7 +37,7 @@ impl Locked {
     }
 }
 
-/// What the kernel said of the process inside the sandbox, just before `execve`.
+/// What the kernel said of the process inside the sandbox, at the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockdownReport {
     /// `NoNewPrivs`, must be 1.
@@ -56,6 +56,8 @@ pub struct LockdownReport {
     pub uid: String,
     /// The same of the group.
     pub gid: String,
+    /// Supplementary groups as seen inside; must be none unless the server has its user's own id.
+    pub groups: String,
     /// The map of user ids: inside, outside as the parent namespace counts, how many (must be 1).
     pub uid_map: String,
     /// The same of group ids.
@@ -130,6 +132,10 @@ pub fn verify(_filtered: Filtered, plan: &Plan, before: Before) -> Result<Locked
     if let Some(set) = report.capabilities.iter().find(|set| *set != NO_CAPABILITY) {
         return Err(failed(format!("a capability set is {set}")));
     }
+    // The kernel lets nobody without privilege drop groups, so those of an ordinary user's own id stay.
+    if !matches!(identity.outside, Outside::Own { .. }) && !report.groups.is_empty() {
+        return Err(failed(format!("the groups {} are left", report.groups)));
+    }
     one_id(&report, identity)?;
     if let Some(name) = report.namespaces.shared_with(&plan.outside) {
         return Err(failed(format!("the {name} namespace is the host's")));
@@ -152,6 +158,7 @@ fn read(plan: &Plan, before: Before) -> Result<LockdownReport, LockdownError> {
         securebits: securebits().map_err(|error| failed(format!("the securebits: {error}")))?,
         uid: field(&status, "Uid")?,
         gid: field(&status, "Gid")?,
+        groups: words(&field(&status, "Groups")?),
         uid_map: words(&read_proc("uid_map")?),
         gid_map: words(&read_proc("gid_map")?),
         landlock_abi: plan.spec.landlock.abi,

@@ -465,6 +465,27 @@ fn the_changed_list_of_no_change_is_the_baseline() {
 
 /// A pointer is compared as a whole, and a process of ours is ended for anything that its list does not say.
 #[test]
+fn the_supervisors_list_is_strict() {
+    let filter = own_process_filter(crate::supervisor::SYSTEM_CALLS).unwrap();
+    let program: Vec<Instruction> = filter.program.iter().copied().map(unpack).collect();
+    let answer =
+        |call: &str, arguments| run(&program, native(), number(call).unwrap().unwrap(), arguments).answer;
+    let (read_only, for_writing) = ([0; 6], [0, 0, 1, 0, 0, 0]);
+    for call in ["read", "recvmsg", "sendmsg", "wait4", "pidfd_send_signal", "exit_group"] {
+        assert_eq!(answer(call, read_only), ALLOW, "{call}");
+    }
+    assert_eq!(answer("openat", read_only), ALLOW);
+    assert_eq!(answer("openat", for_writing), KILL);
+    let executable = [0, 0, 4, 0, 0, 0];
+    for call in ["mmap", "mprotect"] {
+        assert_eq!(answer(call, executable), KILL, "{call}");
+    }
+    for call in ["execve", "socket", "connect", "kill", "clone", "ptrace", "mount", "openat2", "prctl"] {
+        assert_eq!(answer(call, read_only), KILL, "{call}");
+    }
+}
+
+#[test]
 fn a_list_of_our_own_is_strict() {
     let list = r#"[
         {"syscall": "getpid", "comment": "a test"},

@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, getgroups, getppid, setgroups, setresgid, setresuid};
 use palisade_sys::dir::Dir;
 use palisade_sys::process::{Fork, allow_inspection, exit_now, forbid_inspection, fork_single_threaded};
 
@@ -45,6 +45,9 @@ impl Keeper<'_> {
     pub(super) fn die_with_it(self) -> Result<(), StepError> {
         const STEP: &str = "asking to die with the keeper";
         nix::sys::prctl::set_pdeathsig(Some(Signal::SIGKILL)).during(STEP)?;
+        if nix::sys::prctl::get_pdeathsig().during(STEP)? != Some(Signal::SIGKILL) {
+            return Err(StepError::new(STEP, "it did not take effect"));
+        }
         if getppid() == self.pid { Ok(()) } else { Err(StepError::new(STEP, "the keeper is gone")) }
     }
 }
@@ -82,7 +85,7 @@ pub(super) fn give_up_host_ids(
     match (identity.started_by, identity.is_apart()) {
         (StartedBy::Root, _) => {
             // Root's groups (disk, docker, …) would go along: they are not ids that a map can drop.
-            setgroups(&[]).during("dropping supplementary groups")?;
+            drop_groups()?;
             // A second mount namespace, owned by the new user namespace: without it the process
             // could not mount any more. What was mounted before is locked in it.
             enter_user_namespace(keeper)?;
@@ -136,7 +139,7 @@ fn conceal(keeper: Keeper<'_>) -> Result<(), StepError> {
 /// the one around it, and lets the first write one line with its own id (`user_namespaces(7)`).
 fn become_the_other_id(identity: &Identity) -> Result<(), StepError> {
     // The user's groups would go along, as root's would.
-    setgroups(&[]).during("dropping supplementary groups")?;
+    drop_groups()?;
     take_ids(STAGE_OTHER, STAGE_OTHER)?;
     unshare(NEW).during("making a user namespace inside the first")?;
     // The change of ids made /proc/self root's.
@@ -196,6 +199,16 @@ fn final_map(identity: &Identity) -> [Line; 1] {
         (StartedBy::Root | StartedBy::OrdinaryUser, _) => (identity.outside_uid, identity.outside_gid),
     };
     [((identity.inside_uid, uid), (identity.inside_gid, gid))]
+}
+
+/// Not believed: a group that stays is an id of the host.
+fn drop_groups() -> Result<(), StepError> {
+    const STEP: &str = "dropping supplementary groups";
+    setgroups(&[]).during(STEP)?;
+    match getgroups().during(STEP)?.first() {
+        None => Ok(()),
+        Some(left) => Err(StepError::new(STEP, format!("group {left} is left"))),
+    }
 }
 
 /// The map is read back: a process that kept an id of the host's must not launch anything.

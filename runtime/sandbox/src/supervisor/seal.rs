@@ -4,7 +4,7 @@
 //! It gives up everything else, in the order of the lock-down and for the same reasons:
 //!
 //! ```text
-//! no capability → no_new_privs → Landlock (reading /proc) → seccomp (some 35 calls) → read back
+//! no capability → no_new_privs → Landlock (reading /proc) → seccomp (some 30 calls) → read back
 //! ```
 //!
 //! The attacker: a server that takes this process over, through what it says or does to it. It would find
@@ -35,7 +35,7 @@ pub(super) struct Sealed(());
 pub(super) struct Walls {
     /// The sandbox's Landlock ABI: 0 where the policy does without Landlock.
     pub(super) landlock_abi: u32,
-    /// The filter of [`crate::seccomp::supervisor_filter`].
+    /// What [`crate::seccomp::own_process_filter`] makes of the supervisor's list.
     pub(super) filter: CompiledFilter,
 }
 
