@@ -402,8 +402,8 @@ pub mod defaults {
         Duration::from_millis(100)..=Duration::from_hours(24);
     /// Range of `limits.cpus`: 0.1 is the least with which a server still starts in time.
     pub const CPUS_RANGE: RangeInclusive<Cpus> = Cpus::from_milli(100)..=Cpus::from_milli(64_000);
-    /// Least of `limits.pids`: the reaper and the server itself.
-    pub const PIDS_MIN: u32 = 2;
+    /// Least of `limits.pids`: the three tasks that a launch has in the cgroup for a moment.
+    pub const PIDS_MIN: u32 = 3;
     /// Most of `limits.pids`: the kernel's usual number of process ids (`pid_max` of a 32-bit table).
     pub const PIDS_MAX: u32 = 32_768;
     /// Least of `limits.open_files`: the three standard streams and a loader's handful.

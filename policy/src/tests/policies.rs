@@ -119,7 +119,8 @@ fn equal_policies_have_equal_canonical_json() {
     let expected = concat!(
         r#"{"accept_degraded":[],"args":null,"environment":{},"filesystem":{"mounts":[]},"#,
         r#""image":{"digest":null,"reference":"time","trust":{"unsigned":{"reason":"x"}}},"#,
-        r#""lifecycle":{"start":"on-demand","start_timeout_ms":30000,"stop_timeout_ms":5000},"#,
+        r#""landlock":{"minimum_abi":3},"#,
+        r#""lifecycle":{"start":"on-demand","start_timeout_ms":30000,"stop_timeout_ms":5000,"warm":0},"#,
         r#""limits":{"call_time_ms":3600000,"cpus_milli":1000,"file_size":1073741824,"io":null,"memory":1073741824,"#,
         r#""open_files":512,"output":16777216,"pids":64,"swap":0,"tmp":67108864,"tmp_files":16384},"#,
         r#""secrets":[],"server":"time","syscalls":{"add":[],"baseline":"static","remove":[],"seccomp":"enforce"},"tools":{"allow":null,"deny":[]}}"#,

@@ -254,11 +254,11 @@ fn amounts() {
     );
     refuses(
         "limits: { pids: 1 }",
-        &["`limits.pids` is `1`, out of range ¦ 1 ¦ give a number from 2 to 32768"],
+        &["`limits.pids` is `1`, out of range ¦ 1 ¦ give a number from 3 to 32768"],
     );
     refuses(
         "limits: { pids: -1 }",
-        &["`limits.pids` is `-1`, out of range ¦ -1 ¦ give a number from 2 to 32768"],
+        &["`limits.pids` is `-1`, out of range ¦ -1 ¦ give a number from 3 to 32768"],
     );
     refuses(
         "limits: { open_files: 9999999999 }",

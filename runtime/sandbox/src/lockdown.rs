@@ -115,6 +115,7 @@ pub mod readback;
 mod reaper;
 pub mod rlimits;
 mod secrets;
+mod strays;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -127,6 +128,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use oci_spec::runtime::Spec;
 use palisade_sys::dir::take_inherited;
+use palisade_sys::process::exit_now;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Failure;
@@ -209,18 +211,20 @@ impl Executor for SandboxExecutor {
             Ok(never) => match never {},
             Err(failure) => failure,
         };
-        say(&self.0.status, &Outcome::Failed(failure.clone()));
-        Err(ExecutorError::Other(format!("{}: {}", failure.step, failure.message)))
+        say(&self.0.status, &Outcome::Failed(failure));
+        // Not back to libcontainer, whose descriptors have been closed.
+        exit_now(127)
     }
 }
 
 fn run(plan: &Plan) -> Result<Infallible, Failure> {
-    name_pid_one();
     let host = |error: LockdownError| Failure {
         step: error.step.into(),
         message: error.message,
         kind: crate::protocol::FailureKind::Host,
     };
+    name_pid_one();
+    strays::close_all_but(&[&plan.secrets, &plan.status, &plan.gate]).map_err(host)?;
     // Opened while the process may still make files below /run/secrets; filled when all else is done.
     let places = secrets::open_files(plan).map_err(host)?;
     let locked = lock_down(plan).map_err(host)?;

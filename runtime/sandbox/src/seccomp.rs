@@ -201,6 +201,9 @@ impl Allowlist {
         let decide = |name| if never.contains(name) { forbidden } else { unlisted };
         let mut calls: BTreeMap<u32, Decision> =
             calls::numbers().map(|(name, number)| (number, Decision::Always(decide(name)))).collect();
+        if self.mode == SeccompMode::Log {
+            calls.extend(conditional_anywhere(refused)?);
+        }
         for line in list::answered()? {
             let answer = Answer::errno(line.errno.number());
             calls.extend(number(&line.syscall)?.map(|number| (number, Decision::Always(answer))));
@@ -238,6 +241,20 @@ fn compiled(table: &Table, logging: Logging) -> Result<CompiledFilter, FilterErr
         return Err(FilterError::TooLong(program.len()));
     }
     Ok(CompiledFilter { program: program.into_iter().map(pack).collect(), log: logging == Logging::On })
+}
+
+/// Calls that some baseline allows on conditions: where calls outside the list are only logged, the conditions still
+/// hold, since other layers count on them (memory that can be executed, for one).
+fn conditional_anywhere(refused: Answer) -> Result<BTreeMap<u32, Decision>, FilterError> {
+    let mut calls = BTreeMap::new();
+    for baseline in list::BASELINES {
+        for (call, rules) in allowlist(baseline)?.by_call() {
+            if rules.iter().all(|rule| !rule.args.is_empty()) {
+                calls.extend(number(call)?.map(|number| (number, decision(&rules, refused))));
+            }
+        }
+    }
+    Ok(calls)
 }
 
 /// A gateway has a handful of policies, most of them with a baseline as it is.

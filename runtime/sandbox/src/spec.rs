@@ -208,6 +208,16 @@ pub enum ResolveError {
     /// `~` without a home directory.
     #[error("the mount source `{}` needs a home directory, and there is none", .0.display())]
     NoHome(PathBuf),
+    /// Secrets as files do not fit into the limits.
+    #[error("server `{server}` has secrets as files, which need `limits.{limit}` to be at least {needed}")]
+    SecretFiles {
+        /// The server.
+        server: String,
+        /// The policy's key.
+        limit: &'static str,
+        /// The least, as the policy would write it.
+        needed: String,
+    },
     /// The image's working directory is not absolute.
     #[error("the image's working directory `{0}` is not a plain directory of the image")]
     WorkingDirectory(String),
@@ -228,8 +238,12 @@ impl ResolveError {
         match self {
             Self::UserNamespaces { remedy, .. } => Some(remedy.clone()),
             Self::Seccomp => Some("use a kernel with CONFIG_SECCOMP_FILTER=y".into()),
+            Self::Landlock { found: 0, .. } => Some(
+                "boot a kernel with Landlock with `lsm=landlock,…`, or write `accept_degraded: [landlock]` in the policy"
+                    .into(),
+            ),
             Self::Landlock { .. } => Some(
-                "boot with `lsm=landlock,…` on a newer Linux (ABI 3: 6.2, ABI 6: 6.12), lower `landlock.minimum_abi`, or write `accept_degraded: [landlock]` in the policy"
+                "use a newer Linux (ABI 3: 6.2, ABI 6: 6.12), lower `landlock.minimum_abi`, or write `accept_degraded: [landlock]` in the policy"
                     .into(),
             ),
             Self::TooOld { .. } => Some("use Linux 6.2 or later, which has all that palisade asks for".into()),
@@ -261,7 +275,8 @@ impl ResolveError {
             ),
             Self::NoCommand(_) => Some("give the image an ENTRYPOINT, or the policy `args: [program, …]`".into()),
             Self::NoHome(_) => Some("write an absolute path".into()),
-            Self::WorkingDirectory(_) => Some("rebuild the image with a WORKDIR that is absolute, without `..`, and not below /proc or /dev".into()),
+            Self::SecretFiles { limit, .. } => Some(format!("raise `limits.{limit}`, or deliver the secrets with `env`")),
+            Self::WorkingDirectory(_) => Some("rebuild the image with a WORKDIR that is absolute, without `..`, and not below /proc, /dev or /tmp".into()),
             Self::Syscalls { source, .. } => source.hint(),
         }
     }
@@ -276,6 +291,7 @@ impl SandboxSpec {
     pub fn resolve(input: ResolveInput<'_>) -> Result<Self, ResolveError> {
         let ResolveInput { policy, image, host, home } = input;
         check_host(host)?;
+        limits::check_secret_files(policy)?;
         let landlock_abi = enforcement::landlock_abi(policy, host)?;
         let limits = limits::resolve(policy, host)?;
         let mounts = filesystem::mounts(policy, home)?;

@@ -179,7 +179,7 @@ fn watch_over(supervisor: Pid, control: &OwnedFd, memory: Option<u64>) -> Result
     };
     let mut ended = false;
     wait_for(supervisor, control, || {
-        if !ended && watchdog.look() == Verdict::Over {
+        if !ended && watchdog.look()? == Verdict::Over {
             // Said first: the supervisor's own report of the end comes right after.
             tell_over_memory(control, MemoryLimitBy::Watchdog);
             watchdog.end_sandbox()?;
@@ -208,10 +208,16 @@ fn wait_for(
     let mut fds =
         [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(control.as_fd(), PollFlags::empty())];
     loop {
-        let most =
-            meanwhile()?.and_then(|most| PollTimeout::try_from(most).ok()).unwrap_or(PollTimeout::NONE);
-        if retry(|| poll(&mut fds, most)).during(STEP)? > 0 {
+        let (most, hidden) = match meanwhile() {
+            Ok(most) => (most.and_then(|most| PollTimeout::try_from(most).ok()), None),
+            // What has ended cannot be seen either, and that is no error.
+            Err(error) => (Some(PollTimeout::ZERO), Some(error)),
+        };
+        if retry(|| poll(&mut fds, most.unwrap_or(PollTimeout::NONE))).during(STEP)? > 0 {
             break;
+        }
+        if let Some(error) = hidden {
+            return Err(error);
         }
     }
     let [ended, _gateway] = fds;
@@ -274,5 +280,5 @@ fn launch_and_watch(
     let contents = launch::Contents { spec, outside: keeper.outside, filters, stdio, secrets };
     let created = launch::create(&confined, &staged, contents, cgroup)?;
 
-    watch::serve(control, created, &walls)
+    watch::seal_and_serve(control, created, &walls)
 }

@@ -223,7 +223,10 @@ pub(crate) fn group_in<'a>(proc_cgroup: &'a str, hierarchy: &str) -> Option<&'a 
 }
 
 fn base_of(path: &str) -> &str {
-    path.strip_suffix(OWN_LEAF).map_or(path, |base| base.trim_end_matches('/'))
+    match path.strip_suffix(OWN_LEAF) {
+        Some(base) if base.is_empty() || base.ends_with('/') => base.trim_end_matches('/'),
+        Some(_) | None => path,
+    }
 }
 
 /// A process in the cgroup that is neither the gateway nor below it.

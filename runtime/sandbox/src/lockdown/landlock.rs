@@ -98,7 +98,8 @@ fn is_file(rule: &LandlockRule) -> bool {
         .is_ok_and(|stat| SFlag::S_IFMT.bits() & stat.st_mode != SFlag::S_IFDIR.bits())
 }
 
-fn abi(version: u32) -> ABI {
+/// The version as the crate names it; a newer one has no rights that it knows.
+pub(crate) fn abi(version: u32) -> ABI {
     match version {
         1 => ABI::V1,
         2 => ABI::V2,

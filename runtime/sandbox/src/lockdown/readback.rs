@@ -110,6 +110,9 @@ impl Before {
 pub fn verify(_filtered: Filtered, plan: &Plan, before: Before) -> Result<Locked, LockdownError> {
     let report = read(plan, before)?;
     let installed = u32::try_from(plan.filters.len()).map_err(failed)?;
+    if installed == 0 {
+        return Err(failed("there is no filter of ours"));
+    }
     let ids = |id: u32| [id; 4].map(|id| id.to_string()).join("\t");
     let identity = &plan.spec.identity;
     let expected = [

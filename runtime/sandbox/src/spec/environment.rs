@@ -59,7 +59,9 @@ pub(super) fn working_directory(image: Option<&ImageFacts>) -> Result<PathBuf, R
     // descriptor because /proc/self/fd has none of ours at that time, and `..` is refused.
     let plain = path.is_absolute()
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    if !plain || path.starts_with("/proc") || path.starts_with("/dev") {
+    // What is mounted on /tmp is empty, so nothing below it can be worked in.
+    let below_tmp = path.starts_with("/tmp") && path != Path::new("/tmp");
+    if !plain || path.starts_with("/proc") || path.starts_with("/dev") || below_tmp {
         return Err(ResolveError::WorkingDirectory(declared.to_owned()));
     }
     Ok(path.to_owned())

@@ -98,6 +98,31 @@ const LOCKED_MEMORY_BYTES: u64 = 64 * 1024;
 /// Node queues none; a runtime with timers uses a few dozen.
 const PENDING_SIGNALS: u64 = 256;
 
+/// What pid 1 has open at its gate besides secret files, with room for one more that it reads.
+const OPEN_AT_THE_GATE: u32 = 10;
+
+/// pid 1 opens a file for each secret before its limits are set, and writes the values after that.
+pub(super) fn check_secret_files(policy: &Policy) -> Result<(), ResolveError> {
+    let is_file = |secret: &&palisade_policy::SecretGrant| {
+        matches!(secret.delivery, palisade_policy::SecretDelivery::File { .. })
+    };
+    let count = policy.secrets.iter().filter(is_file).count();
+    if count == 0 {
+        return Ok(());
+    }
+    let refused =
+        |limit, needed| Err(ResolveError::SecretFiles { server: policy.server.to_string(), limit, needed });
+    let open_files = OPEN_AT_THE_GATE.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    if policy.limits.open_files < open_files {
+        return refused("open_files", open_files.to_string());
+    }
+    let largest = u64::try_from(crate::secret::SECRET_MAX_BYTES).unwrap_or(u64::MAX);
+    if policy.limits.file_size.bytes() < largest {
+        return refused("file_size", format!("{}KiB", largest.div_euclid(1024)));
+    }
+    Ok(())
+}
+
 /// The supervisor lives in the same user namespace and is counted there.
 const SUPERVISOR_TASKS: u64 = 1;
 

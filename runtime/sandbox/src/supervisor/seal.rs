@@ -18,12 +18,13 @@ use std::path::Path;
 
 use caps::{CapSet, CapsHashSet};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use palisade_sys::dir::read_ambient_bounded;
 
 use super::{During, StepError};
+use crate::lockdown::landlock::abi;
 use crate::seccomp::CompiledFilter;
 
 /// The supervisor is confined; only then is the server started.
@@ -61,7 +62,7 @@ pub(super) fn seal(walls: &Walls) -> Result<Sealed, StepError> {
 }
 
 fn restrict(version: u32) -> Result<(), StepError> {
-    let abi = ABI::from(i32::try_from(version).during(STEP)?);
+    let abi = abi(version);
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))

@@ -18,7 +18,11 @@ use crate::protocol::{self, Exit, Failure, FailureKind, Reply, Request, Standing
 
 /// Waits for the lock-down, confines this process, and only then serves: from here on there may be
 /// hostile code at the other end.
-pub(super) fn serve(control: &OwnedFd, mut created: Created, walls: &Walls) -> Result<(), StepError> {
+pub(super) fn seal_and_serve(
+    control: &OwnedFd,
+    mut created: Created,
+    walls: &Walls,
+) -> Result<(), StepError> {
     let report = match first_word(&mut created.status)? {
         Outcome::Locked(report) => *report,
         Outcome::Failed(failure) => return give_up(control, &created, failure),

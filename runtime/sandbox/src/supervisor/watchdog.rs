@@ -70,10 +70,13 @@ impl Watchdog {
     }
 
     /// Looks once.
-    pub(super) fn look(&self) -> Verdict {
-        let processes = self.sandbox();
+    ///
+    /// # Errors
+    /// When the supervisor cannot be seen: it has ended, or something hides it.
+    pub(super) fn look(&self) -> Result<Verdict, StepError> {
+        let processes = self.sandbox().during("watching the sandbox's memory")?;
         let held = sum(&processes, |pid| self.held_by(pid));
-        judge(self.limit_bytes, held, || sum(&processes, |pid| self.share_of(pid)))
+        Ok(judge(self.limit_bytes, held, || sum(&processes, |pid| self.share_of(pid))))
     }
 
     /// Kills pid 1 of the sandbox, which takes the rest along. The supervisor says how it ended.
@@ -91,8 +94,11 @@ impl Watchdog {
 
     /// Every process below the supervisor. In a pid namespace all are descendants of its pid 1: whoever loses its
     /// parent becomes its child.
-    fn sandbox(&self) -> Vec<Pid> {
-        let mut found = self.children_of(self.supervisor).unwrap_or_default();
+    ///
+    /// A supervisor that cannot be seen (a `/proc` with `hidepid` does that once it is not dumpable) is an error: what
+    /// is not seen is not limited.
+    fn sandbox(&self) -> io::Result<Vec<Pid>> {
+        let mut found = self.children_of(self.supervisor)?;
         let mut next = 0;
         while let Some(pid) = found.get(next).copied() {
             next = next.saturating_add(1);
@@ -101,7 +107,7 @@ impl Watchdog {
                 found.extend(self.children_of(pid).unwrap_or_default());
             }
         }
-        found
+        Ok(found)
     }
 
     /// The children of all threads of a process (`proc_pid_task_children(5)`).
@@ -119,14 +125,34 @@ impl Watchdog {
         Ok(children)
     }
 
+    /// All threads have the same memory, but one that has ended shows none, and the first may end before the others.
+    fn most_of_a_thread(&self, pid: Pid, file: &str, of: fn(&str) -> u64) -> io::Result<u64> {
+        let own = self.proc.read_bounded(Path::new(&format!("{pid}/{file}")), FILE_MAX)?;
+        let own = of(&String::from_utf8_lossy(&own));
+        if own > 0 {
+            return Ok(own);
+        }
+        let tasks = self.proc.open_dir(Path::new(&format!("{pid}/task")))?;
+        let mut most = 0;
+        for task in tasks.entries()? {
+            // A thread that has ended meanwhile has no memory of its own.
+            let text = tasks.read_bounded(&Path::new(&task).join(file), FILE_MAX).unwrap_or_default();
+            most = most.max(of(&String::from_utf8_lossy(&text)));
+        }
+        Ok(most)
+    }
+
     fn held_by(&self, pid: Pid) -> io::Result<u64> {
-        let text = self.proc.read_bounded(Path::new(&format!("{pid}/status")), FILE_MAX)?;
-        Ok(held(&String::from_utf8_lossy(&text)))
+        self.most_of_a_thread(pid, "status", held)
+    }
+
+    fn page_tables_of(&self, pid: Pid) -> io::Result<u64> {
+        self.most_of_a_thread(pid, "status", page_tables)
     }
 
     fn share_of(&self, pid: Pid) -> io::Result<u64> {
-        match self.proc.read_bounded(Path::new(&format!("{pid}/smaps_rollup")), FILE_MAX) {
-            Ok(text) => Ok(share(&String::from_utf8_lossy(&text))),
+        match self.most_of_a_thread(pid, "smaps_rollup", share) {
+            Ok(share) => Ok(share.saturating_add(self.page_tables_of(pid)?)),
             // What cannot be divided counts in full; otherwise it would not count at all.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.held_by(pid),
             Err(error) => Err(error),
@@ -155,24 +181,29 @@ fn parse_children(text: &str) -> Vec<Pid> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
 }
 
-/// Private and shared memory and swap, in `status`; bytes.
+/// Private and shared memory, swap and page tables, in `status`; bytes.
 fn held(status: &str) -> u64 {
-    kib(status, ["RssAnon:", "RssShmem:", "VmSwap:"]).saturating_mul(1024)
+    kib(status, &["RssAnon:", "RssShmem:", "VmSwap:", "VmPTE:"]).saturating_mul(1024)
+}
+
+/// The kernel's tables of where the memory is, which nobody shares; bytes.
+fn page_tables(status: &str) -> u64 {
+    kib(status, &["VmPTE:"]).saturating_mul(1024)
 }
 
 /// The same in `smaps_rollup`, each page divided by those who have it; bytes.
 fn share(rollup: &str) -> u64 {
-    kib(rollup, ["Pss_Anon:", "Pss_Shmem:", "SwapPss:"]).saturating_mul(1024)
+    kib(rollup, &["Pss_Anon:", "Pss_Shmem:", "SwapPss:"]).saturating_mul(1024)
 }
 
 /// The sum of lines such as `RssAnon:     40 kB`. (In `status`, a process that names itself after one of them does not
 /// get a line of its own: line breaks in its name are escaped.)
-fn kib(text: &str, names: [&str; 3]) -> u64 {
+fn kib(text: &str, names: &[&str]) -> u64 {
     let value = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
     };
-    names.into_iter().map(value).fold(0, u64::saturating_add)
+    names.iter().map(|name| value(name)).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -213,18 +244,18 @@ mod tests {
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         let looks = |limit| Watchdog::new(limit, own).unwrap();
         let watchdog = looks(1);
-        let found = watchdog.sandbox();
+        let found = watchdog.sandbox().unwrap();
         // It has hardly anything until it has executed its program.
         let started = std::time::Instant::now();
         while watchdog.share_of(pid).is_ok_and(|bytes| bytes <= 4096) && started.elapsed().as_secs() < 10 {
             std::thread::yield_now();
         }
-        let (used, verdict) = (watchdog.share_of(pid), watchdog.look());
+        let (used, verdict) = (watchdog.share_of(pid), watchdog.look().unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(found.contains(&pid), "{found:?}");
         assert!(used.unwrap() > 4096);
         assert_eq!(verdict, Verdict::Over);
-        assert_eq!(looks(u64::MAX).look(), Verdict::Within);
+        assert_eq!(looks(u64::MAX).look().unwrap(), Verdict::Within);
     }
 }

@@ -22,6 +22,7 @@ struct Line<'a> {
     parent: &'a str,
     point: PathBuf,
     flags: Vec<&'a str>,
+    kind: &'a str,
     file_system: Vec<&'a str>,
 }
 
@@ -53,8 +54,10 @@ impl<'a> Line<'a> {
         let (id, parent) = (fields.next()?, fields.next()?);
         let point = unescape(fields.nth(2)?);
         let flags = fields.next()?.split(',').collect();
-        let file_system = file_system.split(' ').nth(2)?.split(',').collect();
-        Some(Self { id, parent, point, flags, file_system })
+        let mut fields = file_system.split(' ');
+        let kind = fields.next()?;
+        let file_system = fields.nth(1)?.split(',').collect();
+        Some(Self { id, parent, point, flags, kind, file_system })
     }
 
     /// Whether a path walk ends on another mount: one on the same point lies on top of this one, or one that
@@ -91,6 +94,8 @@ impl<'a> Line<'a> {
         match above.kind {
             // Devices are what this mount is for: all flags but nodev.
             MountKind::Devices if is_device(&self.point) => self.has(["nosuid", "noexec"], self.is_ro()),
+            // A procfs of the host would show the host's processes.
+            MountKind::Host { .. } if self.kind == "proc" => Err(format!("{shown} is a procfs of the host")),
             // What was mounted below the source came along, with the same flags.
             MountKind::Host { .. } => self.has(above.flags.iter().map(String::as_str), is_read_only(above)),
             MountKind::Devices | MountKind::Layers | MountKind::Proc | MountKind::Tmpfs { .. } => {

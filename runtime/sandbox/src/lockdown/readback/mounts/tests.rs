@@ -82,6 +82,8 @@ fn a_mount_that_nobody_promised_is_noticed() {
 fn what_came_along_below_a_source_has_its_flags() {
     let below = "90 77 0:9 / /work\\040space/sub ro,nosuid,nodev,noexec - tmpfs tmpfs rw";
     assert_eq!(verify(&format!("{SEEN}{below}\n"), &promised()), Ok(8));
+    let procfs = below.replace("- tmpfs tmpfs rw", "- proc proc rw");
+    assert!(refused(&format!("{SEEN}{procfs}\n")).contains("procfs of the host"));
     let writable = below.replace(" ro,", " rw,");
     assert!(refused(&format!("{SEEN}{writable}\n")).contains("without ro"));
 }
