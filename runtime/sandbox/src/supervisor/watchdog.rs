@@ -127,10 +127,14 @@ impl Watchdog {
 
     /// All threads have the same memory, but one that has ended shows none, and the first may end before the others.
     fn most_of_a_thread(&self, pid: Pid, file: &str, of: fn(&str) -> u64) -> io::Result<u64> {
-        let own = self.proc.read_bounded(Path::new(&format!("{pid}/{file}")), FILE_MAX)?;
-        let own = of(&String::from_utf8_lossy(&own));
-        if own > 0 {
-            return Ok(own);
+        match self.proc.read_bounded(Path::new(&format!("{pid}/{file}")), FILE_MAX) {
+            Ok(text) => match of(&String::from_utf8_lossy(&text)) {
+                0 => {}
+                own => return Ok(own),
+            },
+            // ESRCH: so says `smaps_rollup` of a thread that has ended.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+            Err(error) => return Err(error),
         }
         let tasks = self.proc.open_dir(Path::new(&format!("{pid}/task")))?;
         let mut most = 0;
@@ -234,6 +238,31 @@ mod tests {
         assert_eq!(judge(100, 500, || 100), Verdict::Within);
         assert_eq!(judge(100, 500, || 101), Verdict::Over);
         assert_eq!(judge(0, 0, never), Verdict::Within);
+    }
+
+    /// The first thread of a process may end before the others; its `status` then shows no memory.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test needs a process that is not itself")]
+    fn memory_of_other_threads_is_seen_when_the_first_has_ended() {
+        const SCRIPT: &str = "import ctypes, platform, threading, time\n\
+            held = bytearray(b'x') * (64 << 20)\n\
+            threading.Thread(target=lambda: time.sleep(60)).start()\n\
+            ctypes.CDLL(None).syscall(60 if platform.machine() == 'x86_64' else 93, 0)\n";
+        let mut child = std::process::Command::new("python3").args(["-c", SCRIPT]).spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let status = || std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let started = std::time::Instant::now();
+        while !status().contains("zombie") && started.elapsed().as_secs() < 10 {
+            std::thread::yield_now();
+        }
+        let alone = held(&status());
+        let watchdog = Watchdog::new(1, Pid::from_raw(i32::try_from(std::process::id()).unwrap())).unwrap();
+        let (found, share) = (watchdog.held_by(pid), watchdog.share_of(pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(alone, 0, "the first thread has ended");
+        assert!(found.unwrap() > 64 << 20);
+        assert!(share.unwrap() > 64 << 20);
     }
 
     #[test]
