@@ -265,6 +265,38 @@ fn c6_secrets_are_declared() {
     }
 }
 
+/// C6: secrets as files that do not fit into the limits are refused by name, before anything starts.
+#[test]
+fn c6_secret_files_fit_into_the_limits_or_are_refused() {
+    for user in User::all() {
+        let place = Place::new(user);
+        let value = place.write("value", "x");
+        std::fs::set_permissions(&value, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let files: Vec<String> =
+            (0..8).map(|n| format!("{{ name: s{n}, file: /run/secrets/s{n} }}")).collect();
+        let given: Vec<String> = (0..8).map(|n| format!("s{n}={}", value.display())).collect();
+        let run = |limits: &str| {
+            let policy =
+                place.demo_policy(&format!("secrets: [ {} ]\nlimits: {{ {limits} }}", files.join(", ")));
+            let mut arguments = vec!["run", policy.to_str().unwrap()];
+            for one in &given {
+                arguments.extend(["--secret-file", one.as_str()]);
+            }
+            place.run(arguments)
+        };
+        for (limits, key) in
+            [("open_files: 16", "limits.open_files"), ("file_size: 4KiB", "limits.file_size")]
+        {
+            let refused = run(limits);
+            assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+            assert!(stderr(&refused).contains(key), "{}", stderr(&refused));
+        }
+        // The control: the least that is accepted is enough.
+        let least = run("open_files: 18, file_size: 32KiB");
+        assert!(least.status.success(), "{}", stderr(&least));
+    }
+}
+
 /// C6: a variable of the image does not stand in front of the secret of the same name.
 #[test]
 fn c6_a_placeholder_gives_way() {

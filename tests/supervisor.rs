@@ -103,6 +103,14 @@ fn sandboxes_are_kept_ready() {
                 assert!(status(*pid).contains(line), "{line}: {}", status(*pid));
             }
             assert!(descendants(*pid).is_empty(), "something of the image runs");
+            // Three pipes for the server, and secrets, status and gate; nothing that the clone brought along.
+            let open: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().collect();
+            let targets: Vec<_> = open.iter().map(|fd| std::fs::read_link(fd.path()).unwrap()).collect();
+            assert!(targets.len() == 6, "{targets:?}");
+            assert!(
+                targets.iter().all(|target| target.to_string_lossy().starts_with("pipe:")),
+                "{targets:?}"
+            );
         }
 
         let answer = session.call("demo__add", json!({ "a": 40, "b": 2 }));
