@@ -217,7 +217,15 @@ fn clone_path(path: &Path) -> io::Result<OwnedFd> {
 /// sure that it is the same file.
 fn open_again(held: &OwnedFd) -> io::Result<OwnedFd> {
     let path = path_of(held)?;
-    let again = open_without_links(&path)?;
+    let again = open_without_links(&path).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            let path = path.display();
+            return io::Error::other(format!(
+                "`{path}` is gone or was replaced (start palisade again, or mount its directory)"
+            ));
+        }
+        error
+    })?;
     let (was, is) = (fstat(held)?, fstat(&again)?);
     if (was.st_dev, was.st_ino) != (is.st_dev, is.st_ino) {
         return Err(io::Error::other(format!("`{}` was replaced while the sandbox started", path.display())));
